@@ -1,0 +1,30 @@
+"""Attention by cuDNN, through torch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend
+
+from kernels.attention import sdpa
+
+
+def unavailable(device: torch.device) -> str | None:
+    """Why it cannot run on `device`."""
+    if device.type != "cuda":
+        return "it runs on an NVIDIA GPU only"
+    if not torch.backends.cudnn.is_available():
+        return "this torch has no cuDNN"
+    return None
+
+
+def unsuited(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+    """Why it does not take these inputs."""
+    if torch.backends.cuda.can_use_cudnn_attention(sdpa.parameters(q, k, v, is_causal=True)):
+        return None
+    return f"it does not take {q.dtype} with head size {q.shape[-1]} here"
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None) -> Tensor:
+    """(batch, length, heads, head_size)."""
+    return sdpa.attention(SDPBackend.CUDNN_ATTENTION, q, k, v, is_causal, window)

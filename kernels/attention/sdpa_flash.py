@@ -1,0 +1,28 @@
+"""Attention by torch's own FlashAttention kernels, of which there is one for CPUs too."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend
+
+from kernels.attention import sdpa
+
+
+def unavailable(device: torch.device) -> str | None:
+    """Why it cannot run on `device`."""
+    if device.type not in ("cpu", "cuda"):
+        return "it runs on a CPU or a GPU only"
+    return None
+
+
+def unsuited(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+    """Why it does not take these inputs."""
+    if q.device.type == "cpu" or torch.backends.cuda.can_use_flash_attention(sdpa.parameters(q, k, v, is_causal=True)):
+        return None
+    return f"it does not take {q.dtype} with head size {q.shape[-1]} here"
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None) -> Tensor:
+    """(batch, length, heads, head_size)."""
+    return sdpa.attention(SDPBackend.FLASH_ATTENTION, q, k, v, is_causal, window)

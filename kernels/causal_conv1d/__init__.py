@@ -1,0 +1,182 @@
+"""Causal depthwise convolution over a few positions: each channel mixes its own recent past.
+
+    y_t = sum_{k < W} weight_{W-1-k} x_{t-k} + bias,   then   silu(y_t)   if so asked
+
+The short convolution of H3 (Fu et al. 2022, arXiv:2212.14052) and Mamba (Gu and Dao 2023, arXiv:2312.00752).
+`reference.py` is the specification.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import silu
+
+from kernels.arguments import expect_axes, expect_boolean, expect_floating, expect_one_device, expect_shape
+from kernels.dispatch import Operation
+
+__all__ = ["OPERATION", "causal_conv1d", "causal_conv1d_step"]
+
+OPERATION = Operation(
+    "causal_conv1d",
+    {
+        "cpu": "kernels.causal_conv1d.cpu",
+        "torch": "kernels.causal_conv1d.torch_conv",
+        "reference": "kernels.causal_conv1d.reference",
+    },
+)
+
+_FLOAT64_IMPLEMENTATIONS = ("torch", "reference")
+
+
+@overload
+def causal_conv1d(
+    x: Float[Tensor, "batch length channels"],
+    weight: Float[Tensor, "channels width"],
+    bias: Float[Tensor, " channels"] | None = None,
+    *,
+    activation: Literal["silu"] | None = None,
+    initial_state: Float[Tensor, "batch channels past"] | None = None,
+    sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    return_final_state: Literal[False] = False,
+    implementation: str = "auto",
+) -> Float[Tensor, "batch length channels"]: ...
+
+
+@overload
+def causal_conv1d(
+    x: Float[Tensor, "batch length channels"],
+    weight: Float[Tensor, "channels width"],
+    bias: Float[Tensor, " channels"] | None = None,
+    *,
+    activation: Literal["silu"] | None = None,
+    initial_state: Float[Tensor, "batch channels past"] | None = None,
+    sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    return_final_state: Literal[True],
+    implementation: str = "auto",
+) -> tuple[Float[Tensor, "batch length channels"], Float[Tensor, "batch channels past"]]: ...
+
+
+def causal_conv1d(
+    x: Float[Tensor, "batch length channels"],
+    weight: Float[Tensor, "channels width"],
+    bias: Float[Tensor, " channels"] | None = None,
+    *,
+    activation: Literal["silu"] | None = None,
+    initial_state: Float[Tensor, "batch channels past"] | None = None,
+    sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    return_final_state: bool = False,
+    implementation: str = "auto",
+) -> (
+    Float[Tensor, "batch length channels"]
+    | tuple[Float[Tensor, "batch length channels"], Float[Tensor, "batch channels past"]]
+):
+    """Convolves every channel with its own taps; differentiable in every floating-point input.
+
+    Inputs may have any strides and mix dtypes; the arithmetic is float32, or x's dtype on a GPU's tensor cores.
+
+    Args:
+        x: the input.
+        weight: the taps of each channel, the one for the present position last.
+        bias: added to every position.
+        activation: "silu", or None for the plain sum.
+        initial_state: the width - 1 inputs before the first position, oldest first; zero if not given.
+        sequence_starts: True where a new document begins: no tap reaches across, as if zeros stood before it.
+        return_final_state: whether the last width - 1 inputs, as `initial_state` takes them, are returned too.
+        implementation: a name in `OPERATION.implementations`, or "auto".
+
+    Returns:
+        y in x's dtype, or y and the final state, also in x's dtype.
+
+    Raises:
+        ValueError: an argument's shape, dtype or device disagrees with the others, or no activation has that name.
+        ImplementationUnavailable: the implementation cannot run on x's device.
+    """
+    _check(x, weight, bias, activation, initial_state, sequence_starts)
+    if x.dtype == torch.float64:
+        if implementation == "auto":
+            implementation = "torch"
+        elif implementation not in _FLOAT64_IMPLEMENTATIONS and implementation in OPERATION.implementations:
+            raise ValueError(f"x is float64 and {implementation!r} computes in float32; pass float32, or use 'torch'")
+    y: Tensor = OPERATION.choose(implementation, x.device).causal_conv1d(
+        x, weight, bias, activation == "silu", initial_state, sequence_starts
+    )
+    if return_final_state:
+        return y, _last_inputs(x, weight.shape[1], initial_state, sequence_starts)
+    return y
+
+
+def causal_conv1d_step(
+    state: Float[Tensor, "batch channels past"],
+    x: Float[Tensor, "batch channels"],
+    weight: Float[Tensor, "channels width"],
+    bias: Float[Tensor, " channels"] | None = None,
+    activation: Literal["silu"] | None = None,
+) -> tuple[Float[Tensor, "batch channels"], Float[Tensor, "batch channels past"]]:
+    """The output for one position, in x's dtype, and the state after it, in the dtype of `state`, which is unchanged."""
+    _check_activation(activation)
+    window = torch.cat([state, x.to(state.dtype).unsqueeze(-1)], dim=-1)
+    y = (window * weight).sum(-1)
+    if bias is not None:
+        y = y + bias
+    if activation == "silu":
+        y = silu(y)
+    return y.to(x.dtype), window[:, :, 1:]
+
+
+def _last_inputs(x: Tensor, width: int, initial_state: Tensor | None, sequence_starts: Tensor | None) -> Tensor:
+    batch, length, channels = x.shape
+    past = width - 1
+    missing = max(0, past - length)
+    last = x[:, max(0, length - past) :].transpose(1, 2)
+    if sequence_starts is not None:
+        # An input counts only if no document starts after it.
+        later_starts = sequence_starts.flip(1).cumsum(1).flip(1) - sequence_starts.long()
+        is_of_another_document = later_starts[:, max(0, length - past) :] > 0
+        last = last.masked_fill(is_of_another_document.unsqueeze(1), 0.0)
+    if missing == 0:
+        return last
+    if initial_state is None:
+        earlier = x.new_zeros(batch, channels, missing)
+    else:
+        earlier = initial_state[:, :, past - missing :].to(x.dtype)
+        if sequence_starts is not None:
+            earlier = earlier.masked_fill(sequence_starts.any(1)[:, None, None], 0.0)
+    return torch.cat([earlier, last], dim=-1)
+
+
+def _check_activation(activation: str | None) -> None:
+    if activation not in (None, "silu"):
+        raise ValueError(f"activation is {activation!r}; it must be 'silu' or None")
+
+
+def _check(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str | None,
+    initial_state: Tensor | None,
+    sequence_starts: Tensor | None,
+) -> None:
+    _check_activation(activation)
+    expect_axes("x", x, "batch length channels")
+    expect_axes("weight", weight, "channels width")
+    batch, length, channels = x.shape
+    width = weight.shape[1]
+    wanted = {
+        "x": (x, "batch length channels", (batch, length, channels)),
+        "weight": (weight, "channels width", (channels, width)),
+        "bias": (bias, "channels", (channels,)),
+        "initial_state": (initial_state, "batch channels width-1", (batch, channels, width - 1)),
+    }
+    for name, (tensor, axes, sizes) in wanted.items():
+        if tensor is not None:
+            expect_shape(name, tensor, axes, sizes)
+            expect_floating(name, tensor)
+    if sequence_starts is not None:
+        expect_shape("sequence_starts", sequence_starts, "batch length", (batch, length))
+        expect_boolean("sequence_starts", sequence_starts)
+    expect_one_device(**{name: tensor for name, (tensor, *_) in wanted.items()}, sequence_starts=sequence_starts)

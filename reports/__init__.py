@@ -1,0 +1,10 @@
+"""Reports: records in, tables and charts in between, text or one self-contained page out."""
+
+from __future__ import annotations
+
+from reports.compare import compare
+from reports.document import Report, Table
+from reports.render import render
+from reports.report import build_report
+
+__all__ = ["Report", "Table", "build_report", "compare", "render"]

@@ -1,0 +1,371 @@
+"""`Results` -> what was learned: accuracy, accuracy by length, loss by position, training, learning rates."""
+
+from __future__ import annotations
+
+import statistics
+
+from reports import formatting
+from reports.document import Column, Row, Table, TableCell, number_cell, text_cell, with_best_marked
+from reports.formatting import counted
+from reports.results import SOLVED_AT, AccuracyEntry, Metric, Results, TaskVariant, Trial
+from reports.statistics import Interval, mean_interval, wilson_interval
+from suite.records import Failure
+
+FAILURE_TITLES = {
+    "out_of_memory": "out of memory",
+    "diverged": "diverged",
+    "crashed": "crashed",
+    "timed_out": "timed out",
+    "error": "error",
+}
+"""How a kind of failure is called in a report."""
+
+NOT_RUN = TableCell(text="not run", status="not_run")
+"""Stands for a cell that was asked for and never tried."""
+
+
+def failed_cell(failure: Failure) -> TableCell:
+    """Stands where a measurement should be."""
+    return TableCell(text=FAILURE_TITLES[failure.kind], note=failure.message, status="failed")
+
+
+def score_interval(scores: list[float], metric: Metric) -> Interval | None:
+    """Interval of a mean score over seeds, within what the metric can be."""
+    interval = mean_interval(scores)
+    return interval.clipped(0.0, 1.0 if metric.is_share else float("inf")) if interval is not None else None
+
+
+def num_solved(scores: list[float]) -> int:
+    """Seeds that solved the task."""
+    return sum(score >= SOLVED_AT for score in scores)
+
+
+def accuracy_table(results: Results) -> Table | None:
+    """Models × tasks: the test metric of the learning rate that validation selected, at the trained length."""
+    if not results.accuracy:
+        return None
+    shown = [model for model in results.models if any(entry.model == model for entry in results.accuracy)]
+    rows = with_best_marked(
+        [
+            Row(
+                header=model.label,
+                series=model.index,
+                cells=tuple(_accuracy_cell(results.accuracy_of(model, task)) for task in results.tasks),
+            )
+            for model in shown
+        ],
+        [task.metric.higher_is_better if task.metric is not None else None for task in results.tasks],
+    )
+    baseline = Row(header="cannot see the sequence", cells=tuple(_baseline_cell(task) for task in results.tasks))
+    return Table(
+        name="accuracy",
+        title="Accuracy",
+        caption=(
+            "Test score at the trained length: mean over seeds, with its 95 % interval (Student-t; none for a single "
+            "seed or for equal scores), the seeds that solved the task (at least 95 %), and the learning rate that "
+            "validation selected. Bold: best mean; where intervals overlap, the order is not settled. Last row: a "
+            "model that knows the task but cannot see the sequence."
+        ),
+        row_title="Model",
+        columns=tuple(
+            Column(title=task.label, unit=_metric_title(task), explanation=_reported_lengths(results, task))
+            for task in results.tasks
+        ),
+        rows=(*rows, baseline),
+    )
+
+
+def training_table(results: Results) -> Table | None:
+    """How the selected learning rate trained, one row for each model on each task."""
+    rows = [row for task in results.tasks for row in _training_rows(results, task)]
+    if not rows:
+        return None
+    return Table(
+        name="training",
+        title="Training in detail",
+        caption=(
+            "Of the selected learning rate. Validation is the mean over seeds of the best score while training, by "
+            "which the learning rate and the step were selected; test is read once, of those weights. Solved: seeds "
+            "with a test score of at least 95 %, with the Wilson interval of their share. Steps to solve: median over "
+            "the seeds whose validation reached 95 %."
+        ),
+        row_title="Model",
+        columns=(
+            Column(title="Learning rate"),
+            Column(title="Seeds"),
+            Column(title="Validation"),
+            Column(title="Test"),
+            Column(title="Seeds, range"),
+            Column(title="Solved"),
+            Column(title="Steps to solve"),
+            Column(title="Steps run"),
+            Column(title="Training time", unit="per seed"),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def accuracy_by_length_tables(results: Results) -> list[Table]:
+    """For each task tested at several lengths: models × lengths."""
+    tables = []
+    for task in results.tasks:
+        entries = [entry for entry in results.accuracy_on(task) if entry.selected is not None]
+        lengths = sorted({length for entry in entries for length in (*entry.test_lengths, *entry.untested)})
+        if task.metric is None or len(lengths) < 2:
+            continue
+        trained = next((entry.trained_length for entry in entries if entry.trained_length), None)
+        rows = [
+            Row(
+                header=entry.model.label,
+                series=entry.model.index,
+                cells=tuple(_length_cell(entry, task.metric, length) for length in lengths),
+            )
+            for entry in entries
+        ]
+        tables.append(
+            Table(
+                name=f"accuracy-by-length-{task.index}",
+                title=f"Accuracy by test length: {task.label}",
+                caption=(
+                    f"{task.metric.title.capitalize()}, mean over seeds with the lowest and the highest seed. "
+                    f"Trained on {_tokens(trained)}; longer sequences were never seen in training.{_reasons(entries)}"
+                ),
+                row_title="Model",
+                columns=tuple(
+                    Column(title=f"{length:,}", unit="tokens, trained" if length == trained else "tokens")
+                    for length in lengths
+                ),
+                rows=with_best_marked(rows, [task.metric.higher_is_better] * len(lengths)),
+            )
+        )
+    return tables
+
+
+def loss_by_position(entry: AccuracyEntry) -> list[tuple[int, int, float]]:
+    """(first position, last position, mean loss over seeds) at the longest test length; empty if not measured.
+
+    Of the selected learning rate, and of the buckets that every seed has.
+    """
+    if entry.selected is None or not entry.test_lengths:
+        return []
+    longest = entry.test_lengths[-1]
+    of_seeds: list[dict[tuple[int, int], float]] = [
+        {(first, last): loss for first, last, loss in evaluation.loss_by_position if formatting.is_finite(loss)}
+        for _, accuracy in entry.selected.measured
+        for evaluation in accuracy.test
+        if evaluation.length == longest and evaluation.loss_by_position
+    ]
+    if not of_seeds:
+        return []
+    shared = sorted(set.intersection(*(set(buckets) for buckets in of_seeds)))
+    return [(*bucket, statistics.fmean(buckets[bucket] for buckets in of_seeds)) for bucket in shared]
+
+
+def loss_by_position_tables(results: Results) -> list[Table]:
+    """For each task whose loss was taken by position: models × buckets of positions."""
+    tables = []
+    for task in results.tasks:
+        losses = {entry: loss_by_position(entry) for entry in results.accuracy_on(task)}
+        buckets = sorted({(first, last) for found in losses.values() for first, last, _ in found})
+        if not buckets:
+            continue
+        rows = []
+        for entry, found in losses.items():
+            by_bucket = {(first, last): loss for first, last, loss in found}
+            cells = tuple(number_cell(by_bucket.get(bucket), formatting.decimal) for bucket in buckets)
+            rows.append(Row(header=entry.model.label, series=entry.model.index, cells=cells))
+        longest = max((entry.test_lengths[-1] for entry, found in losses.items() if found), default=None)
+        tables.append(
+            Table(
+                name=f"loss-by-position-{task.index}",
+                title=f"Loss by position: {task.label}",
+                caption=(
+                    f"Mean negative log-likelihood in nats, over seeds, in test sequences of {_tokens(longest)}. A "
+                    "model that uses its context gets better the further it has read."
+                ),
+                row_title="Model",
+                columns=tuple(
+                    Column(title=f"{first:,}–{last:,}" if first != last else f"{first:,}") for first, last in buckets
+                ),
+                rows=with_best_marked(rows, [False] * len(buckets)),
+            )
+        )
+    return tables
+
+
+def learning_rate_table(results: Results) -> Table | None:
+    """Every learning rate that was tried, by its validation score; None if no model had a choice."""
+    rates = sorted({trial.learning_rate for entry in results.accuracy for trial in entry.trials})
+    if not any(len(entry.trials) > 1 for entry in results.accuracy):
+        return None
+    rows = []
+    for entry in results.accuracy:
+        trials = {trial.learning_rate: trial for trial in entry.trials}
+        cells = tuple(_trial_cell(entry, trials.get(rate)) for rate in rates)
+        edge = text_cell("at the edge" if entry.is_at_edge_of_grid else "inside" if entry.selected else "")
+        rows.append(
+            Row(header=entry.model.label, series=entry.model.index, group=entry.task.label, cells=(*cells, edge))
+        )
+    return Table(
+        name="learning-rates",
+        title="Learning-rate sensitivity",
+        caption=(
+            "Validation score, mean over seeds of the best while training. Bold: selected. A learning rate at which "
+            "seeds failed is only selected where none has more measured seeds. At the edge of the grid, a learning "
+            "rate that was not tried might be better still."
+        ),
+        row_title="Model",
+        columns=(
+            *(Column(title=formatting.learning_rate(rate), unit="learning rate") for rate in rates),
+            Column(title="Selected", is_text=True),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def _accuracy_cell(entry: AccuracyEntry | None) -> TableCell:
+    if entry is None:
+        return TableCell(status="absent")
+    if entry.selected is None or entry.task.metric is None:
+        return _unmeasured_cell(entry)
+    scores = list(entry.reported_scores.values())
+    return _score_cell(
+        scores,
+        entry.task.metric,
+        f"{num_solved(scores)}/{len(scores)} solved" if entry.task.metric.is_share else counted(len(scores), "seed"),
+        f"lr {formatting.learning_rate(entry.selected.learning_rate)}",
+        *_shortfalls(entry.selected),
+    )
+
+
+def _score_cell(scores: list[float], metric: Metric, *details: str) -> TableCell:
+    if not scores:
+        return TableCell(status="absent")
+    interval = score_interval(scores, metric)
+    shown = metric.write_range(interval.low, interval.high) if interval is not None else ""
+    return number_cell(statistics.fmean(scores), metric.write, shown, *details, interval=interval)
+
+
+def _unmeasured_cell(entry: AccuracyEntry) -> TableCell:
+    return failed_cell(entry.failures[0]) if entry.failures else NOT_RUN
+
+
+def _shortfalls(trial: Trial) -> list[str]:
+    """What is missing behind a mean."""
+    shortfalls = [f"{trial.num_failed} of {counted(len(trial.outcomes), 'seed')} failed"] if trial.num_failed else []
+    if trial.num_not_run:
+        shortfalls.append(f"{trial.num_not_run} of {counted(len(trial.outcomes), 'seed')} not run")
+    return shortfalls
+
+
+def _baseline_cell(task: TaskVariant) -> TableCell:
+    if task.metric is None:
+        return TableCell(status="absent")
+    return number_cell(task.baseline, task.metric.write)
+
+
+def _metric_title(task: TaskVariant) -> str:
+    if task.metric is None:
+        return ""
+    return task.metric.title if task.metric.higher_is_better else f"{task.metric.title}, lower is better"
+
+
+def _reported_lengths(results: Results, task: TaskVariant) -> str:
+    lengths = {entry.reported_length for entry in results.accuracy_on(task)} - {None}
+    return (
+        f"tested at {' / '.join(f'{length:,}' for length in sorted(filter(None, lengths)))} tokens" if lengths else ""
+    )
+
+
+def _reasons(entries: list[AccuracyEntry]) -> str:
+    """Why models were not tested at some lengths."""
+    reasons = [
+        f"{entry.model.label} at {length:,} tokens: {reason}"
+        for entry in entries
+        for length, reason in sorted(entry.untested.items())
+    ]
+    return f" Not tested: {'; '.join(reasons)}." if reasons else ""
+
+
+def _tokens(length: int | None) -> str:
+    return f"{length:,} tokens" if length is not None else "an unknown length"
+
+
+def _training_rows(results: Results, task: TaskVariant) -> list[Row]:
+    metric = task.metric
+    if metric is None:
+        return []
+    rows = [
+        Row(
+            header=entry.model.label,
+            series=entry.model.index,
+            group=task.label,
+            cells=_training_cells(entry, entry.selected, metric),
+        )
+        for entry in results.accuracy_on(task)
+        if entry.selected is not None
+    ]
+    return list(with_best_marked(rows, [None, None, None, metric.higher_is_better, None, None, False, None, None]))
+
+
+def _training_cells(entry: AccuracyEntry, trial: Trial, metric: Metric) -> tuple[TableCell, ...]:
+    scores = list(entry.reported_scores.values())
+    accuracies = [accuracy for _, accuracy in trial.measured]
+    steps = [accuracy.steps_run for accuracy in accuracies]
+    num_early = sum(accuracy.stopped_early for accuracy in accuracies)
+    return (
+        number_cell(trial.learning_rate, formatting.learning_rate),
+        number_cell(len(scores), formatting.exact_count, *_shortfalls(trial)),
+        number_cell(statistics.fmean(trial.validation_scores), metric.write),
+        _score_cell(scores, metric),
+        text_cell(metric.write_range(min(scores), max(scores)) if len(scores) > 1 else ""),
+        _solved_cell(scores, metric),
+        _steps_to_solve_cell(entry, metric),
+        number_cell(
+            statistics.median(steps), formatting.exact_count, f"{num_early} stopped early" if num_early else ""
+        ),
+        number_cell(statistics.median(accuracy.train_seconds for accuracy in accuracies), formatting.duration),
+    )
+
+
+def _solved_cell(scores: list[float], metric: Metric) -> TableCell:
+    if not metric.is_share or not scores:
+        return TableCell(status="absent")
+    solved = num_solved(scores)
+    interval = wilson_interval(solved, len(scores))
+    shown = f"{100 * interval.low:.0f}–{100 * interval.high:.0f} %"
+    return TableCell(text=f"{solved}/{len(scores)}", value=solved / len(scores), details=(shown,))
+
+
+def _steps_to_solve_cell(entry: AccuracyEntry, metric: Metric) -> TableCell:
+    if not metric.is_share:
+        return TableCell(status="absent")
+    first_solved = [
+        next((step for step, score in curve if score >= SOLVED_AT), None) for curve in entry.curves().values()
+    ]
+    solved = [step for step in first_solved if step is not None]
+    return number_cell(statistics.median(solved) if solved else None, formatting.exact_count)
+
+
+def _length_cell(entry: AccuracyEntry, metric: Metric, length: int) -> TableCell:
+    scores = list(entry.test_scores(length).values())
+    if not scores:
+        reason = entry.untested.get(length)
+        return TableCell(text="not tested", note=reason, status="failed") if reason else TableCell(status="absent")
+    shown = metric.write_range(min(scores), max(scores)) if len(scores) > 1 else ""
+    return number_cell(statistics.fmean(scores), metric.write, shown)
+
+
+def _trial_cell(entry: AccuracyEntry, trial: Trial | None) -> TableCell:
+    if trial is None:
+        return TableCell(status="absent")
+    if trial.metric is None or not trial.validation_scores:
+        failure = next((outcome.failure for outcome in trial.outcomes if outcome.failure is not None), None)
+        return failed_cell(failure) if failure is not None else NOT_RUN
+    cell = number_cell(statistics.fmean(trial.validation_scores), trial.metric.write, *_shortfalls(trial))
+    return TableCell(
+        text=cell.text,
+        value=cell.value,
+        details=cell.details,
+        is_best=trial is entry.selected and len(entry.trials) > 1,
+    )

@@ -1,0 +1,1 @@
+"""Where cells are run: worker processes on this machine."""

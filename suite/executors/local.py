@@ -1,0 +1,219 @@
+"""Cells in worker processes on this machine. A worker serves cell after cell until one takes it down.
+
+Accuracy cells share the machine, `num_jobs` at a time. Cost cells run alone: one worker, all threads, nobody beside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from suite.records import Failure, Record
+from suite.spec import Cell
+
+_DETAIL_BYTES = 4000
+"""How much of a dead worker's output a record keeps."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """A worker took the cell."""
+
+    cell: Cell
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """The cell says how far it is."""
+
+    cell: Cell
+    fraction: float
+    note: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The cell has its record, measurement or failure."""
+
+    record: Record
+
+
+Event = Started | Advanced | Ended
+
+
+@dataclass
+class LocalExecutor:
+    """Runs cells on this machine."""
+
+    num_jobs: int
+    """Accuracy cells at a time."""
+    silence_seconds: float
+    """A worker that says nothing for longer is taken to hang; its cell fails as `timed_out`."""
+    plugins: tuple[str, ...] = ()
+    _workers: list[_Worker] = field(default_factory=list)
+
+    def execute(self, cells: Sequence[Cell]) -> Iterator[Event]:
+        """Runs every cell once; events come as they happen. Closing the iterator ends the workers."""
+        shared = deque(cell for cell in cells if cell.kind == "accuracy")
+        alone = deque(cell for cell in cells if cell.kind == "cost")
+        num_cores = len(os.sched_getaffinity(0))
+        num_jobs = min(self.num_jobs, max(1, len(shared)))
+        try:
+            yield from self._drain(shared, num_jobs, max(1, num_cores // num_jobs))
+            self._stop(keep=1)
+            yield from self._drain(alone, 1, num_cores)
+        finally:
+            self._stop(keep=0)
+
+    def _drain(self, cells: deque[Cell], num_jobs: int, num_threads: int) -> Iterator[Event]:
+        while cells or any(worker.cell for worker in self._workers):
+            for worker in [worker for worker in self._workers if not worker.alive]:
+                self._workers.remove(worker)
+            num_busy = sum(worker.cell is not None for worker in self._workers)
+            while len(self._workers) < min(num_jobs, num_busy + len(cells)):
+                self._workers.append(_Worker(self.plugins))
+            for worker in self._workers:
+                if worker.cell is None and cells:
+                    cell = cells.popleft()
+                    worker.give(cell, num_threads)
+                    yield Started(cell)
+            yield from self._listen()
+
+    def _listen(self) -> Iterator[Event]:
+        """What the busy workers say within a moment; a dead or silent one gives its cell's failure."""
+        busy = [worker for worker in self._workers if worker.cell]
+        with selectors.DefaultSelector() as selector:
+            for worker in busy:
+                selector.register(worker.output, selectors.EVENT_READ, worker)
+            ready = [key.data for key, _ in selector.select(timeout=0.25)]
+        for worker in busy:
+            if worker in ready:
+                yield from worker.read()
+            elif time.monotonic() - worker.last_heard > self.silence_seconds:
+                yield worker.give_up(
+                    "timed_out", f"no sign of life for {self.silence_seconds:g} s. --timeout allows more"
+                )
+
+    def _stop(self, keep: int) -> None:
+        while len(self._workers) > keep:
+            self._workers.pop().kill()
+
+
+class _Worker:
+    """A `suite.worker` process and the cell it is busy with."""
+
+    def __init__(self, plugins: Sequence[str]) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker)
+        # A session of its own keeps the terminal's Ctrl-C away; the runner ends it in its own way.
+        self._process = subprocess.Popen(
+            # -P: a `models/` folder in the user's working directory must not stand in for the suite's own.
+            [sys.executable, "-P", "-m", "suite.worker", *plugins],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            start_new_session=True,
+            env=_worker_environment(),
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._input: IO[bytes] = self._process.stdin
+        self.output: IO[bytes] = self._process.stdout
+        os.set_blocking(self.output.fileno(), False)
+        self._unread = b""
+        self.cell: Cell | None = None
+        self.alive = True
+        self.last_heard = time.monotonic()
+
+    def give(self, cell: Cell, num_threads: int) -> None:
+        self.cell, self._attempt = cell, uuid.uuid4().hex[:12]
+        self._started_at, self._started = datetime.now(UTC), time.monotonic()
+        self.last_heard = self._started
+        request = {"cell": cell.model_dump(mode="json"), "attempt": self._attempt, "num_threads": num_threads}
+        try:
+            self._input.write(json.dumps(request).encode() + b"\n")
+            self._input.flush()
+        except BrokenPipeError:
+            # It died before it could listen; the end of its output says so when it is read.
+            return
+
+    def read(self) -> Iterator[Event]:
+        """The events that have arrived; the end of the output is a crash."""
+        chunk = self.output.read(1 << 16)
+        if chunk == b"":
+            yield self.give_up("crashed", self._how_it_ended())
+            return
+        self.last_heard = time.monotonic()
+        *lines, self._unread = (self._unread + (chunk or b"")).split(b"\n")
+        for line in lines:
+            yield self._event(json.loads(line))
+
+    def give_up(self, kind: Any, message: str) -> Ended:
+        """Ends the process; its cell has failed."""
+        assert self.cell is not None
+        details = self._last_words()
+        self.kill()
+        record = Record(
+            cell=self.cell,
+            attempt=self._attempt,
+            started_at=self._started_at.isoformat(timespec="milliseconds"),
+            duration_seconds=time.monotonic() - self._started,
+            environment=None,
+            failure=Failure(kind=kind, message=message, details=details),
+        )
+        self.cell = None
+        return Ended(record)
+
+    def kill(self) -> None:
+        self.alive = False
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self._input.close()
+        self.output.close()
+        self._log.close()
+
+    def _event(self, message: dict[str, Any]) -> Event:
+        assert self.cell is not None
+        cell = self.cell
+        if message["event"] == "progress":
+            return Advanced(cell, message["fraction"], message["note"])
+        record = Record.model_validate_json(json.dumps(message["record"]))
+        self.cell = None
+        if record.failure is not None:
+            # Memory may be torn or still held after a failure; the next cell gets a fresh process.
+            self.kill()
+        return Ended(record)
+
+    def _last_words(self) -> str | None:
+        """The end of what the process printed."""
+        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - _DETAIL_BYTES))
+        return self._log.read().decode(errors="replace").strip() or None
+
+    def _how_it_ended(self) -> str:
+        code = self._process.wait()
+        if code == -signal.SIGKILL:
+            return "the worker was killed (SIGKILL): most likely the system ran out of memory"
+        if code < 0:
+            return f"the worker died of {signal.Signals(-code).name}"
+        return f"the worker exited with code {code} without a result"
+
+
+def _worker_environment() -> dict[str, str]:
+    home = str(Path(__file__).resolve().parent.parent.parent)
+    paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}

@@ -1,0 +1,160 @@
+"""From what the user asked to a RunSpec: names, presets and settings, and the cells they come to."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from suite.errors import DeviceError, UsageError, unknown
+from suite.plugin import Model, Task
+from suite.registry import Registry
+from suite.spec import Cell, Choice, Device, NonNegativeInt, Precision, Preset, RunSpec, Settings
+
+DEFAULT_MODELS = ("mamba", "s4", "transformer", "lstm", "gru")
+DEFAULT_TASKS = ("selective_copying", "induction_heads", "long_range_lm")
+
+_PRESET_SECTION = "preset"
+"""Section of the settings that belong to no plugin: learning_rates, cost_lengths, …"""
+
+
+class Request(Settings):
+    """What a user asks for, on the command line or in an experiment file."""
+
+    models: tuple[str, ...] = DEFAULT_MODELS
+    tasks: tuple[str, ...] = DEFAULT_TASKS
+    preset: str = "quick"
+    seeds: tuple[NonNegativeInt, ...] | None = None
+    """None takes 0, 1, …, as many as the preset says."""
+    device: Device | None = None
+    """None takes the GPU if there is one."""
+    precision: Precision | None = None
+    """None takes bf16 on a GPU and fp32 on a CPU."""
+    plugins: tuple[str, ...] = ()
+    """Files that hold models or tasks."""
+    overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Section -> settings that differ; a section is a model, a task, `shell`, `budget` or `preset`."""
+
+
+def read_experiment(path: Path) -> dict[str, Any]:
+    """The fields of a Request that a TOML experiment file gives; its tables are the overrides.
+
+    Raises:
+        UsageError: the file cannot be read, is not TOML or has an unknown key.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"The experiment file {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"The experiment file {path} is not valid TOML: {error}") from error
+    fields = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    known = set(Request.model_fields) - {"overrides"}
+    for key in fields:
+        if key not in known:
+            raise unknown("key", key, known, where=f"in {path}")
+    if "plugins" in fields:
+        # A file names its plugins from where it stands, so that it can be run from anywhere.
+        fields["plugins"] = [str(path.parent / plugin) for plugin in fields["plugins"]]
+    overrides = {key: value for key, value in content.items() if isinstance(value, dict)}
+    return fields | {"overrides": overrides}
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`["mamba.state_size=8"]` to `{"mamba": {"state_size": 8}}`; a value that is not TOML is a string.
+
+    Raises:
+        UsageError: an assignment is not of the form section.key=value.
+    """
+    overrides: dict[str, dict[str, Any]] = {}
+    for assignment in assignments:
+        target, equals, text = assignment.partition("=")
+        section, dot, key = target.strip().rpartition(".")
+        if not (equals and dot and section and key):
+            raise UsageError(f"--set {assignment}: expected section.key=value, for example mamba.state_size=8")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        overrides.setdefault(section, {})[key] = value
+    return overrides
+
+
+def plan(request: Request, registry: Registry) -> RunSpec:
+    """All cells of a request: accuracy for every learning rate and seed, cost at every length.
+
+    Raises:
+        SuiteError: a name, preset, setting or device does not exist or does not fit.
+    """
+    for kind, names in (("models", request.models), ("tasks", request.tasks)):
+        if not names:
+            raise UsageError(f"No {kind} were given. `suite list` shows what there is")
+    models = {name: registry.model(name) for name in dict.fromkeys(request.models)}
+    tasks = {name: registry.task(name) for name in dict.fromkeys(request.tasks)}
+    _refuse_unknown_sections(request.overrides, [*models, *tasks, "shell", "budget", _PRESET_SECTION])
+    device = _device(request.device)
+    precision = request.precision or ("bf16" if device == "cuda" else "fp32")
+    cells: list[Cell] = []
+    for task_name, task_class in tasks.items():
+        preset = _preset(task_class, request)
+        task = _choice(registry, "task", task_class, preset.settings | request.overrides.get(task_name, {}))
+        for model_name, model_class in models.items():
+            model = _choice(registry, "model", model_class, request.overrides.get(model_name, {}))
+            configuration = Cell(
+                kind="accuracy", model=model, task=task, shell=preset.shell, precision=precision, device=device
+            )
+            cells += [
+                configuration.model_copy(update={"budget": preset.budget, "seed": seed, "learning_rate": learning_rate})
+                for seed in request.seeds or range(preset.num_seeds)
+                for learning_rate in preset.learning_rates
+            ]
+            cells += [
+                configuration.model_copy(
+                    update={"kind": "cost", "length": length, "batch_size": preset.cost_batch_size}
+                )
+                for length in preset.cost_lengths
+            ]
+    return RunSpec(
+        models=tuple(models), tasks=tuple(tasks), preset=request.preset, plugins=request.plugins, cells=tuple(cells)
+    )
+
+
+def _preset(task: type[Task], request: Request) -> Preset:
+    """The task's preset with the request's overrides of shell, budget and sweep."""
+    if request.preset not in task.presets:
+        raise unknown("preset", request.preset, task.presets, where=f"for the task '{task.name}'")
+    preset = task.presets[request.preset]
+    sweep = request.overrides.get(_PRESET_SECTION, {})
+    for section in ("shell", "budget", "settings"):
+        if section in sweep:
+            raise UsageError(f"preset.{section} cannot be set as a whole. Set {section}.KEY instead")
+    values = preset.model_dump(mode="json") | sweep
+    for section in ("shell", "budget"):
+        changed = values[section] | request.overrides.get(section, {})
+        values[section] = getattr(preset, section).parse(changed, where=section).model_dump(mode="json")
+    return Preset.parse(values, where=_PRESET_SECTION)
+
+
+def _choice(registry: Registry, kind: Any, plugin: type[Model] | type[Task], values: Mapping[str, Any]) -> Choice:
+    options = plugin.Options.parse(values, where=plugin.name)
+    return plugin(options).choice(registry.entry(kind, plugin.name).source_sha256)
+
+
+def _refuse_unknown_sections(overrides: Mapping[str, Any], known: Sequence[str]) -> None:
+    for section in overrides:
+        if section not in known:
+            raise unknown("section", section, known, where="among the models and tasks of this run")
+
+
+def _device(asked: Device | None) -> Device:
+    import torch
+
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            "A GPU was asked for (--device cuda), but torch finds none. "
+            "`suite doctor` says why; --device cpu runs without"
+        )
+    return asked or ("cuda" if torch.cuda.is_available() else "cpu")

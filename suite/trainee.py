@@ -1,0 +1,100 @@
+"""A cell's model on its device, with the optimizer, the precision and the data that belong to it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.shell import Shell, parameter_groups
+from suite.measure.memory import PeakMemory
+from suite.plugin import IGNORED, IntArray, Model, Split, Task, keyed_generator
+from suite.registry import Registry
+from suite.spec import Budget, Cell
+
+_COST_LEARNING_RATE = 1e-3
+"""What a cost cell trains with while it is timed; the time does not depend on it."""
+
+
+class Trainee:
+    """Everything that training and timing share."""
+
+    def __init__(self, cell: Cell, registry: Registry) -> None:
+        self.cell = cell
+        self.budget = cell.budget or Budget()
+        self.device = torch.device(cell.device)
+        self.memory = PeakMemory(self.device)
+        model, self.task = parse_plugins(cell, registry)
+        torch.manual_seed(cell.seed or 0)
+        self.shell = Shell(cell.shell, self.task.vocab_size, model).to(self.device)
+        groups = parameter_groups(self.shell, cell.learning_rate or _COST_LEARNING_RATE, self.budget.weight_decay)
+        self._optimizer = torch.optim.AdamW(groups, fused=True)
+        # A group's own peak may be lower than the cell's learning rate; the schedule scales each from where it is.
+        self._peak_rates: list[float] = [group["lr"] for group in groups]
+        self.group_descriptions: list[dict[str, Any]] = [
+            {"weight_decay": group["weight_decay"], "learning_rate": group["lr"], "names": list(group["names"])}
+            for group in groups
+        ]
+        self._digest = hashlib.sha256()
+
+    @property
+    def data_sha256(self) -> str:
+        """Digest of every batch drawn with `hashed=True` so far."""
+        return self._digest.hexdigest()
+
+    def batch(self, split: Split, step: int, batch_size: int, length: int, *, hashed: bool) -> tuple[Tensor, Tensor]:
+        """The inputs and targets of one batch, each (batch, length), on the device."""
+        rng = keyed_generator(self.cell.task, self.cell.seed or 0, split, step)
+        batch = self.task.sample(rng, split=split, batch_size=batch_size, length=length)
+        if hashed:
+            self._digest.update(batch.sha256().encode())
+        return self._on_device(batch.inputs), self._on_device(batch.targets)
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """(batch, length) to (batch, length, vocabulary), in the cell's precision."""
+        with self.autocast():
+            logits: Tensor = self.shell(inputs)
+        return logits.float()
+
+    def training_step(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """One optimizer step; gives the mean loss over the scored positions, in nats."""
+        self._optimizer.zero_grad(set_to_none=True)
+        logits = self.logits(inputs)
+        loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.shell.parameters(), self.budget.gradient_clip)
+        self._optimizer.step()
+        return loss.detach()
+
+    def set_learning_rate(self, step: int) -> None:
+        """Warm-up, then the budget's schedule."""
+        budget = self.budget
+        factor = min(1.0, (step + 1) / budget.warmup_steps) if budget.warmup_steps else 1.0
+        if budget.schedule == "cosine":
+            done = max(0, step - budget.warmup_steps) / max(1, budget.steps - budget.warmup_steps)
+            factor *= 0.1 + 0.45 * (1 + math.cos(math.pi * done))
+        for group, peak in zip(self._optimizer.param_groups, self._peak_rates, strict=True):
+            group["lr"] = peak * factor
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The cell's precision policy: float32 throughout, or bfloat16 autocast over float32 weights."""
+        if self.cell.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def _on_device(self, array: IntArray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
+
+
+def parse_plugins(cell: Cell, registry: Registry) -> tuple[Model, Task]:
+    """The cell's model and task with their settings. Raises UsageError for settings that do not exist or fit."""
+    model_class, task_class = registry.model(cell.model.name), registry.task(cell.task.name)
+    model = model_class(model_class.Options.parse(cell.model.settings, where=cell.model.name))
+    task = task_class(task_class.Options.parse(cell.task.settings, where=cell.task.name))
+    return model, task

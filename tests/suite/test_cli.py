@@ -1,0 +1,211 @@
+"""The command as a user meets it: lean, clear about mistakes, and no traceback."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from suite.store import Store
+from tests.suite.builders import FAULTY, cell, record, run_spec, suite, suite_command
+
+HOME = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder of a small run: two seeds of a sound model, and the cost of it."""
+    out = tmp_path_factory.mktemp("cli") / "results"
+    done = suite(
+        "run", "--models", "faulty", "--tasks", "echo", "--plugin", FAULTY, "--seeds", "0,1", "--device", "cpu",
+        "--set", "preset.cost_lengths=[8]", "--out", out,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"Report: {out / 'report.html'}" in done.stdout
+    return out
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    code = """
+import sys
+sys.argv = ["suite", "--help"]
+from suite.cli import app
+try:
+    app()
+except SystemExit:
+    pass
+heavy = {"torch", "numpy", "pandas", "numba", "scipy", "seaborn", "matplotlib", "pydantic", "jinja2"}
+print("heavy:", sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True)
+    assert "heavy: []" in done.stdout, done.stdout + done.stderr
+    seconds = min(_seconds_of_help() for _ in range(5))
+    assert seconds < 0.3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "--models", "mamab"], "No model is called 'mamab'. Did you mean 'mamba'?"),
+        (["run", "--tasks", "induction"], "No task is called 'induction'. Did you mean 'induction_heads'?"),
+        (["run", "--preset", "qick"], "No preset is called 'qick' for the task"),
+        (["run", "--set", "mamba.state_sise=8"], "Did you mean 'state_size'?"),
+        (["run", "--set", "mamba.state_size=-8"], "mamba.state_size = -8"),
+        (["run", "--set", "steps=8"], "expected section.key=value"),
+        (["run", "--seeds", "one"], "--seeds one: expected whole numbers"),
+        (["run", "--device", "cuda"], "torch finds none"),
+        (["run", "--out", "/dev/null/results"], "cannot be written to /dev/null/results"),
+        (["run", "--plugin", "gone.py"], "There is no plugin file"),
+        (["run", "gone.toml"], "gone.toml cannot be read"),
+        (["report", "gone"], "gone is not a results folder"),
+        (["compare", "gone", "gone"], "gone is not a results folder"),
+        (["check", "gone.py"], "There is no plugin file"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(arguments: list[str], said: str) -> None:
+    if "cuda" in arguments and _has_gpu():
+        pytest.skip("this machine has the GPU that the test wants missing")
+    done = suite(*arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not Path("results").exists(), "bad input must not leave a results folder behind"
+
+
+@pytest.mark.parametrize("arguments", [["run", "--modles", "mamba"], ["rum"], ["report", "--format", "pdf"]])
+def test_a_mistyped_option_or_command_is_exit_code_2_too(arguments: list[str]) -> None:
+    done = suite(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_an_installed_command_of_that_name_exists() -> None:
+    assert 'suite = "suite.cli:main"' in (HOME / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize("name", ["text", "markdown", "latex"])
+def test_a_report_names_what_ran(finished: Path, name: str) -> None:
+    done = suite("report", finished, "--format", name)
+    assert done.returncode == 0, done.stderr
+    assert "faulty" in done.stdout
+    assert "echo" in done.stdout
+
+
+def test_a_csv_report_can_be_read_by_a_program(finished: Path) -> None:
+    done = suite("report", finished, "--format", "csv")
+    rows = list(csv.reader(io.StringIO(done.stdout)))
+    assert any("faulty" in row for row in rows)
+
+
+def test_an_html_report_is_written_where_it_was_asked_for(finished: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert suite("report", finished, "--format", "html", "--out", page).returncode == 0
+    assert page.read_text().startswith("<!doctype html>")
+
+
+def test_a_report_that_cannot_be_written_says_so(finished: Path) -> None:
+    done = suite("report", finished, "--format", "html", "--out", "/dev/null/page.html")
+    assert done.returncode == 2
+    assert "cannot be written to /dev/null/page.html" in done.stderr
+
+
+def test_a_damaged_record_is_named_with_the_way_out(tmp_path: Path) -> None:
+    store = Store(tmp_path / "results")
+    with store.writing():
+        store.write_spec(run_spec(cell()))
+        store.add(record())
+    (path,) = (store.folder / "records").iterdir()
+    path.write_text(path.read_text().replace("it broke", "it works"))
+    done = suite("report", store.folder)
+    assert done.returncode == 2
+    assert f"{path} is damaged" in done.stderr
+    assert "Delete it and run the same command again" in done.stderr
+
+
+def test_two_folders_are_compared(finished: Path) -> None:
+    done = suite("compare", finished, finished)
+    assert done.returncode == 0, done.stderr
+    assert "faulty" in done.stdout
+
+
+def test_list_shows_models_tasks_and_what_runs_here() -> None:
+    done = suite("list", "--plugin", FAULTY, env=os.environ | {"COLUMNS": "200"})
+    assert done.returncode == 0, done.stderr
+    for word in ("mamba", "transformer", "selective_copying", "echo", "faulty", "selective_scan", "quick"):
+        assert word in done.stdout
+
+
+def test_doctor_shows_the_machine() -> None:
+    done = suite("doctor", env=os.environ | {"COLUMNS": "200"})
+    assert done.returncode == 0, done.stderr
+    for word in ("torch", "CPU", "GPU", "Memory", "Python"):
+        assert word in done.stdout
+
+
+def test_check_passes_a_sound_task_and_fails_a_broken_one(tmp_path: Path) -> None:
+    sound = suite("check", HOME / "docs" / "examples" / "reverse_copy.py")
+    assert sound.returncode == 0, sound.stdout + sound.stderr
+    assert "Every promise is kept" in sound.stdout
+    broken = tmp_path / "broken.py"
+    text = (HOME / "docs" / "examples" / "reverse_copy.py").read_text()
+    broken.write_text(re.sub(r"rng\.integers", "np.random.default_rng().integers", text))
+    done = suite("check", broken)
+    assert done.returncode == 1
+    assert "✗" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_terminal_sees_bars_and_the_time_left(tmp_path: Path) -> None:
+    """In a pseudo-terminal, as a person would."""
+    leader, follower = pty.openpty()
+    command = suite_command(
+        "run", "--models", "faulty", "--tasks", "echo", "--plugin", FAULTY, "--seeds", "0,1,2", "--device", "cpu",
+        "--jobs", "1", "--set", "echo.seconds=0.1", "--out", tmp_path / "results",
+    )  # fmt: skip
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "160", "LINES": "40"}
+    process = subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, env=environment)
+    os.close(follower)
+    seen = b""
+    while True:
+        try:
+            chunk = os.read(leader, 1 << 16)
+        except OSError:  # the other end is closed: the command has ended
+            break
+        seen += chunk
+    os.close(leader)
+    assert process.wait() == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+    assert "3 cells" in text
+    assert "1 done" in text
+    assert "loss" in text
+    assert "left" in text
+    assert "✓ faulty · echo · seed 2" in text
+
+
+def test_the_record_on_disk_is_plain_json_without_nan(finished: Path) -> None:
+    for path in (finished / "records").iterdir():
+
+        def refuse(name: str) -> None:
+            raise AssertionError(f"{name} in a record")
+
+        json.loads(path.read_text(), parse_constant=refuse)
+
+
+def _seconds_of_help() -> float:
+    started = time.perf_counter()
+    subprocess.run(suite_command("--help"), check=True, capture_output=True, cwd=HOME)
+    return time.perf_counter() - started
+
+
+def _has_gpu() -> bool:
+    return torch.cuda.is_available()

@@ -1,0 +1,98 @@
+"""Whatever a cell does, it becomes a row with a reason, and the cells beside it finish."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from suite.executors.local import Advanced, Ended, LocalExecutor, Started
+from suite.records import Record
+from suite.spec import Cell, Choice
+from tests.suite.builders import FAULTY, cell
+
+
+def _faulty(fault: str, seed: int = 0, **changes: Any) -> Cell:
+    return cell(seed, model=Choice(name="faulty", settings={"fault": fault}), **changes)
+
+
+def _run(*cells: Cell, num_jobs: int = 1, silence_seconds: float = 60.0) -> dict[str, Record]:
+    executor = LocalExecutor(num_jobs=num_jobs, silence_seconds=silence_seconds, plugins=(str(FAULTY),))
+    return {event.record.cell_id: event.record for event in executor.execute(cells) if isinstance(event, Ended)}
+
+
+def test_every_fault_is_told_apart_and_the_others_finish() -> None:
+    expected = {
+        "raise": ("error", "RuntimeError: the branch broke"),
+        "memory": ("out_of_memory", "can't allocate memory"),
+        "nan": ("diverged", "the loss became nan at step 1"),
+        "exit": ("crashed", "exited with code 3 without a result"),
+        "segfault": ("crashed", "died of SIGSEGV"),
+        "kill": ("crashed", "killed (SIGKILL)"),
+    }
+    faulty = {fault: _faulty(fault) for fault in expected}
+    sound = [_faulty("none", seed) for seed in range(len(expected))]
+    records = _run(*(each for pair in zip(faulty.values(), sound, strict=True) for each in pair), num_jobs=2)
+    for fault, (kind, message) in expected.items():
+        failure = records[faulty[fault].id].failure
+        assert failure is not None
+        assert failure.kind == kind
+        assert message in failure.message
+    assert all(records[each.id].measurement is not None for each in sound)
+    diverged = records[faulty["nan"].id].failure
+    assert diverged is not None
+    assert diverged.step == 1
+    raised = records[faulty["raise"].id].failure
+    assert raised is not None
+    assert raised.details is not None
+    assert "in two lines" in raised.details
+
+
+def test_a_cell_that_hangs_is_given_up_and_the_next_one_runs() -> None:
+    hanging, sound = _faulty("hang"), _faulty("none")
+    records = _run(hanging, sound, silence_seconds=8.0)
+    failure = records[hanging.id].failure
+    assert failure is not None
+    assert failure.kind == "timed_out"
+    assert "no sign of life for 8 s" in failure.message
+    assert records[sound.id].measurement is not None
+
+
+def test_what_a_plugin_prints_does_not_disturb_the_conversation() -> None:
+    printing = _faulty("print")
+    assert _run(printing)[printing.id].measurement is not None
+
+
+def test_cost_cells_run_after_the_others_and_never_beside_one() -> None:
+    cost = {"kind": "cost", "budget": None, "seed": None, "learning_rate": None, "batch_size": 2}
+    cells = [_faulty("none", **cost, length=4), _faulty("none", 0), _faulty("none", 1), _faulty("none", **cost, length=8)]
+    at_work: set[str] = set()
+    order: list[str] = []
+    for event in LocalExecutor(num_jobs=2, silence_seconds=60.0, plugins=(str(FAULTY),)).execute(cells):
+        match event:
+            case Started(started):
+                if started.kind == "cost":
+                    assert not at_work
+                at_work.add(started.id)
+                order.append(started.kind)
+            case Ended(record):
+                at_work.remove(record.cell_id)
+            case Advanced(advanced, fraction, _):
+                assert advanced.id in at_work
+                assert 0 <= fraction <= 1
+    assert order == ["accuracy", "accuracy", "cost", "cost"]
+
+
+@pytest.mark.parametrize("kind", ["accuracy", "cost"])
+def test_a_record_says_what_really_ran_and_where(kind: str) -> None:
+    cost: dict[str, Any] = {"kind": "cost", "budget": None, "seed": None, "learning_rate": None, "length": 8, "batch_size": 2}
+    asked = _faulty("none", **(cost if kind == "cost" else {}))
+    record = _run(asked)[asked.id]
+    assert record.environment is not None
+    assert record.environment.versions["torch"]
+    assert record.environment.num_threads >= 1
+    measurement = record.measurement
+    assert measurement is not None
+    names = [name for group in measurement.parameter_groups for name in group["names"]]
+    assert "branches.0.gain" in names
+    assert len(names) == len(set(names))

@@ -1,0 +1,196 @@
+"""Training, selection and scoring mean what the protocol says."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from kernels.dispatch import ImplementationUnavailable
+from suite.accuracy import measure_accuracy
+from suite.errors import UsageError
+from suite.evaluation import evaluate
+from suite.plugin import IGNORED, Batch, Split, keyed_generator
+from suite.records import Accuracy, Measurement
+from suite.registry import Registry
+from suite.spec import Budget, Cell, Choice, ShellSettings
+from suite.trainee import Trainee
+from suite.trial import run_cell
+from tests.suite.builders import FAULTY, cell
+
+REGISTRY = Registry([FAULTY])
+
+
+def _copying(model: str = "gru", **changes: Any) -> Cell:
+    """A small cell of a real model on a real task."""
+    model_class, task_class = REGISTRY.model(model), REGISTRY.task("selective_copying")
+    values: dict[str, Any] = {
+        "model": model_class().choice(),
+        "task": task_class(task_class.Options(length=12, num_tokens=2, vocab_size=6)).choice(),
+        "shell": ShellSettings(width=16, num_layers=1),
+        "budget": Budget(steps=6, batch_size=4, evaluate_every=2, validation_batches=2, test_batches=2),
+    }
+    return cell(**(values | changes))
+
+
+def _run(of: Cell) -> Measurement:
+    return run_cell(of, REGISTRY, lambda progress: None)
+
+
+def _accuracy(of: Cell) -> Accuracy:
+    accuracy = _run(of).accuracy
+    assert accuracy is not None
+    return accuracy
+
+
+def _without_seconds(accuracy: Accuracy) -> dict[str, Any]:
+    content = accuracy.model_dump(exclude={"train_seconds"})
+    for point in content["curve"]:
+        del point["seconds"]
+    return content
+
+
+@pytest.mark.parametrize("model", ["mamba", "gru"])
+def test_the_same_cell_twice_gives_the_same_bits(model: str) -> None:
+    first, second = _accuracy(_copying(model)), _accuracy(_copying(model))
+    assert _without_seconds(first) == _without_seconds(second)
+
+
+def test_another_seed_gives_other_weights_and_other_data() -> None:
+    first, second = _accuracy(_copying(seed=0)), _accuracy(_copying(seed=1))
+    assert first.data_sha256 != second.data_sha256
+    assert first.curve[0].train_loss != second.curve[0].train_loss
+
+
+def test_every_model_sees_the_same_data_at_every_learning_rate() -> None:
+    digests = {
+        _accuracy(_copying(model, learning_rate=learning_rate)).data_sha256
+        for model in ("mamba", "s4", "transformer", "lstm", "gru")
+        for learning_rate in (1e-3, 1e-2)
+    }
+    assert len(digests) == 1
+
+
+def test_validation_selects_the_weights_that_are_tested() -> None:
+    trainee = Trainee(_copying(learning_rate=0.3), REGISTRY)  # so high that the last step is not the best
+    accuracy = measure_accuracy(trainee, lambda progress: None)
+    best = max(accuracy.curve, key=lambda point: point.validation.token_accuracy)
+    assert accuracy.selected_step == best.step
+    again = evaluate(trainee, "validation", trainee.task.length, 8, hashed=False)
+    assert again == best.validation
+
+
+def test_training_ends_early_by_the_same_rule_for_all() -> None:
+    budget = Budget(steps=100, batch_size=4, evaluate_every=2, validation_batches=1, test_batches=1, stop_at=0.01)
+    accuracy = _accuracy(_copying(budget=budget, learning_rate=1e-2))
+    assert accuracy.stopped_early
+    assert accuracy.curve[-1].validation.token_accuracy >= 0.01
+    assert all(point.validation.token_accuracy < 0.01 for point in accuracy.curve[:-1])
+    assert accuracy.steps_run == accuracy.curve[-1].step
+
+
+def test_a_last_step_between_two_validations_is_validated_too() -> None:
+    budget = Budget(steps=5, batch_size=4, evaluate_every=2, validation_batches=1, test_batches=1)
+    assert [point.step for point in _accuracy(_copying(budget=budget)).curve] == [2, 4, 5]
+
+
+def test_bfloat16_runs_with_float32_weights() -> None:
+    trainee = Trainee(_copying("mamba", precision="bf16"), REGISTRY)
+    accuracy = measure_accuracy(trainee, lambda progress: None)
+    assert all(parameter.dtype == torch.float32 for parameter in trainee.shell.parameters())
+    assert accuracy.test[0].loss != _accuracy(_copying("mamba")).test[0].loss
+
+
+def test_the_learning_rate_warms_up_and_then_follows_a_cosine() -> None:
+    budget = Budget(steps=110, warmup_steps=10, schedule="cosine", batch_size=4)
+    trainee = Trainee(_copying("s4", budget=budget, learning_rate=1e-2), REGISTRY)
+    groups = trainee._optimizer.param_groups
+    peaks = [group["lr"] for group in groups]
+    assert {1e-2, 1e-3} <= set(peaks), "S4 trains A and Delta at a rate of their own"
+    for step, factor in ((0, 0.1), (9, 1.0), (10, 1.0), (60, 0.55), (109, 0.1)):
+        trainee.set_learning_rate(step)
+        for group, peak in zip(groups, peaks, strict=True):
+            assert group["lr"] == pytest.approx(peak * factor, rel=0.01)
+
+
+def test_scores_are_those_of_their_definition() -> None:
+    trainee = Trainee(_copying(), REGISTRY)
+    length, num_sequences = 14, 10
+    evaluation = evaluate(trainee, "test", length, num_sequences, hashed=False)
+    batches = [
+        trainee.task.sample(
+            keyed_generator(trainee.cell.task, 0, "test", step), split="test", batch_size=size, length=length
+        )
+        for step, size in enumerate((4, 4, 2))
+    ]
+    with torch.no_grad():
+        logits = torch.cat([trainee.logits(torch.from_numpy(batch.inputs)) for batch in batches]).double()
+    targets = torch.cat([torch.from_numpy(batch.targets) for batch in batches])
+    is_scored = targets != IGNORED
+    assert evaluation.num_sequences == num_sequences
+    assert evaluation.num_scored == int(is_scored.sum())
+    assert evaluation.loss == pytest.approx(float(functional.cross_entropy(logits[is_scored], targets[is_scored])))
+    is_right = logits.argmax(-1) == targets
+    assert evaluation.token_accuracy == pytest.approx(float(is_right[is_scored].double().mean()))
+    by_sequence = (is_right | ~is_scored).all(1).double().mean()
+    assert evaluation.sequence_accuracy == pytest.approx(float(by_sequence))
+
+
+def test_the_loss_by_position_covers_every_position_once() -> None:
+    task = REGISTRY.task("long_range_lm")
+    budget = Budget(steps=1, batch_size=2, evaluate_every=1, validation_batches=1, test_batches=1)
+    of = _copying(task=task(task.Options.parse({"length": 50}, where="task")).choice(), budget=budget)
+    evaluation = evaluate(Trainee(of, REGISTRY), "test", 50, 4, hashed=False)
+    buckets = evaluation.loss_by_position
+    assert buckets is not None
+    assert [position for first, last, _ in buckets for position in range(first, last + 1)] == list(range(50))
+    mean = sum((last - first + 1) * loss for first, last, loss in buckets) / 50
+    assert mean == pytest.approx(evaluation.loss)
+    assert evaluation.bits_per_byte == pytest.approx(evaluation.loss / math.log(2))
+
+
+def test_a_test_length_that_does_not_fit_is_named_and_the_others_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = REGISTRY.task("selective_copying")
+    options = task.Options(length=12, num_tokens=2, vocab_size=6, test_lengths=(12, 24, 48, 96))
+    original = task.sample
+
+    def sample(self: Any, rng: np.random.Generator, *, split: Split, batch_size: int, length: int) -> Batch:
+        if length == 26:
+            raise UsageError("too long for the table")
+        if length == 50:
+            raise MemoryError
+        return original(self, rng, split=split, batch_size=batch_size, length=length)
+
+    monkeypatch.setattr(task, "sample", sample)
+    accuracy = _accuracy(_copying(task=task(options).choice()))
+    assert [each.length for each in accuracy.test] == [14, 98]
+    assert accuracy.untested == {"26": "too long for the table", "50": "out of memory"}
+
+
+@pytest.mark.parametrize("model", ["mamba", "s4", "transformer", "lstm", "gru"])
+def test_a_cost_cell_measures_all_three_activities(model: str) -> None:
+    of = _copying(model, kind="cost", budget=None, seed=None, learning_rate=None, length=14, batch_size=3)
+    measurement = _run(of)
+    cost = measurement.cost
+    assert cost is not None
+    assert cost.training.tokens_per_call == cost.inference.tokens_per_call == 42
+    assert cost.generation.tokens_per_call == 3
+    assert cost.generation_context == 14
+    assert cost.state_bytes > 0
+    for timing in (cost.training, cost.inference, cost.generation):
+        assert len(timing.samples_seconds) >= 5
+        assert all(seconds > 0 for seconds in timing.samples_seconds)
+        assert timing.first_call_seconds > 0
+    assert measurement.implementations, "the record must say what ran"
+
+
+def test_an_implementation_that_is_not_there_is_an_error_and_not_another_one() -> None:
+    settings = REGISTRY.model("mamba")().choice().settings | {"implementation": "cuda"}
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the GPU that the test wants missing")
+    with pytest.raises((ImplementationUnavailable, ValueError), match="cuda"):
+        _run(_copying().model_copy(update={"model": Choice(name="mamba", settings=settings)}))
