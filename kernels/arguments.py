@@ -9,7 +9,7 @@ _KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def expect_axes(name: str, tensor: Tensor, axes: str) -> None:
-    """Refuses a tensor with another number of axes than `axes` ("batch length channels") names, or with an empty one."""
+    """Refuses a tensor with more or fewer axes than `axes` ("batch length channels") names, or with an empty one."""
     names = axes.split()
     if tensor.ndim != len(names):
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it must be ({', '.join(names)})")

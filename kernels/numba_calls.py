@@ -1,8 +1,8 @@
 """How torch's tensors and threads reach the CPU loops that numba compiles.
 
-The loops are serial and release the interpreter's lock; threads of our own run them on ranges of tasks. numba's parallel
-loops would do the same through OpenMP, but starting them changes the number of threads that torch uses, their workers
-burn a core while they wait, and a forked process must not use them.
+The loops are serial and release the interpreter's lock; threads of our own run them on ranges of tasks. numba's own
+parallel loops go through OpenMP: to start them changes the number of threads that torch uses, their workers burn a core
+while they wait, and a forked process must not use them.
 """
 
 from __future__ import annotations

@@ -115,14 +115,14 @@ def compile_source(source: str, options: Sequence[str]) -> bytes:
         (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             (size,) = _check(nvrtc.nvrtcGetProgramLogSize(program))
-            log = b" " * size
+            log = bytes(size)
             _check(nvrtc.nvrtcGetProgramLog(program, log))
             raise CompilationError(
                 f"NVRTC {_compiler_version()} could not compile with {' '.join(options)}:\n"
                 + log.decode(errors="replace").rstrip("\0\n ")
             )
         (size,) = _check(nvrtc.nvrtcGetCUBINSize(program))
-        code = b" " * size
+        code = bytes(size)
         _check(nvrtc.nvrtcGetCUBIN(program, code))
         return code
     finally:
@@ -157,7 +157,7 @@ def _write(path: Path, code: bytes) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(_MAGIC + hashlib.sha256(code).digest() + code)
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except OSError:
         Path(temporary).unlink(missing_ok=True)
 
@@ -192,7 +192,11 @@ def _allow_shared_memory(kernel: Any, device: torch.device) -> None:
 
     index = torch.cuda.current_device() if device.index is None else device.index
     (number,) = _check(driver.cuDeviceGet(index))
-    largest = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    (largest,) = _check(
+        driver.cuDeviceGetAttribute(
+            driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, number
+        )
+    )
     (static,) = _check(
         driver.cuKernelGetAttribute(driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, kernel, number)
     )

@@ -1,9 +1,14 @@
 """Sixteen float32 numbers as one value inside numba loops, and the few functions that a scan needs of them.
 
 numba vectorises a loop only if it keeps everything in arrays; a recurrence wants its state in a register. A `Vector`
-is LLVM's <16 x float>: one AVX-512 register, two of AVX2, four of NEON. Inside a compiled function it adds, subtracts,
-multiplies and divides with vectors and with float32 numbers, and is read from and written to arrays by `load` and `store`.
+is LLVM's <16 x float>: one AVX-512 register, two of AVX2, four of NEON. Compiled functions add, subtract, multiply and
+divide vectors and float32 numbers as usual, and exchange them with arrays by `load` and `store`.
+
+numba's cache does not see changes in this file: after one, remove the `__pycache__` folders of the operations.
 """
+
+# numba compiles these functions; its annotations know neither vectors nor what a compiled function takes.
+# mypy: disable-error-code="call-arg, no-untyped-call, var-annotated"
 
 from __future__ import annotations
 
@@ -68,6 +73,17 @@ def _first_lanes(builder: ir.IRBuilder, count: ir.Value) -> ir.Value:
 def broadcast(typing: Any, scalar: Any) -> Any:
     """The vector whose lanes are all `scalar`."""
     return Vector(types.float32), lambda context, builder, signature, args: _splat(builder, args[0])
+
+
+@intrinsic
+def broadcast_at(typing: Any, array: Any, index: Any) -> Any:
+    """The vector whose lanes are all array[index]; unlike numba's own indexing it knows no index from the end."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        pointer = _pointer(context, builder, signature.args[0], *args)
+        return _splat(builder, builder.load(builder.bitcast(pointer, _FLOAT.as_pointer())))
+
+    return Vector(array, index), emit
 
 
 @intrinsic
@@ -223,6 +239,12 @@ _SMALLEST_EXPONENT = np.float32(-126)
 _INFINITE_EXPONENT = np.float32(128)
 LOG2_E = np.float32(1.4426950408889634)
 LN_2 = np.float32(0.6931471805599453)
+
+
+@njit(inline="always")
+def add_product(array: Any, index: Any, a: Any, b: Any) -> None:
+    """Adds a * b to the 16 numbers that begin at array[index]."""
+    store(array, index, fma(a, b, load(array, index)))
 
 
 @njit(inline="always")

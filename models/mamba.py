@@ -7,8 +7,9 @@
     y_t  = (C_t h_t + D u_t) silu(z_t)
     out  = W_out y
 
-What makes it selective: B, C and Delta depend on the token, so the state can keep one and pass over the next. Initialised
-as published: A_n = -(n + 1), D = 1, Delta log-uniform in [0.001, 0.1] for an input of zero.
+What makes it selective: B, C and Delta depend on the token, so the state can keep one and pass over the next.
+Initialised as published: A_n = -(n + 1), D = 1, Delta log-uniform in [0.001, 0.1] for an input of zero. Under autocast
+the scan still computes Delta, A and h in float32.
 
 Glossary: `input_projection` W_in, `selection_projection` W_down, W_B and W_C in one, `delta_projection` W_up and b,
 `output_projection` W_out.
@@ -25,7 +26,7 @@ from typing import cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import linear
 
 from kernels.causal_conv1d import causal_conv1d, causal_conv1d_step
 from kernels.selective_scan import selective_scan, selective_scan_step
@@ -91,7 +92,7 @@ class MambaBranch(nn.Module):
         y_BLE = selective_scan(
             u_BLE,
             delta_BLE,
-            self._A(),
+            self._rates(),
             B_BLN,
             C_BLN,
             self.D,
@@ -103,7 +104,7 @@ class MambaBranch(nn.Module):
         return cast(Tensor, self.output_projection(y_BLE))
 
     def initial_state(self, batch_size: int, max_length: int) -> tuple[Tensor, Tensor]:
-        """Zeros: the last inputs of the convolution, (batch, channels, conv_width - 1), and h, (batch, channels, state)."""
+        """Zeros: the last inputs of the convolution, (batch, channels, past), and h, (batch, channels, state)."""
         channels, conv_width = self.conv_weight.shape
         window_BEK = self.conv_weight.new_zeros(batch_size, channels, conv_width - 1)
         h_BEN = self.A_log.new_zeros(batch_size, *self.A_log.shape)
@@ -121,7 +122,7 @@ class MambaBranch(nn.Module):
             h_BEN,
             u_BE,
             delta_BE,
-            self._A(),
+            self._rates(),
             B_BN,
             C_BN,
             self.D,
@@ -134,7 +135,8 @@ class MambaBranch(nn.Module):
     def _selection(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Delta, before its bias and softplus, which the scan applies in float32, and B and C, all from the token."""
         delta_low_rank, B, C = self.selection_projection(u).split(self._split, dim=-1)
-        return F.linear(delta_low_rank, self.delta_projection.weight), B, C
+        return linear(delta_low_rank, self.delta_projection.weight), B, C
 
-    def _A(self) -> Tensor:
+    def _rates(self) -> Tensor:
+        """A."""
         return -torch.exp(self.A_log)

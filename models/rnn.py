@@ -5,9 +5,9 @@
     GRU    r, z = sigmoid(W x_t + R h_{t-1} + b + d);        g = tanh(W x_t + b + r (R h_{t-1} + d))
            h_t = (1 - z) g + z h_{t-1}
 
-with rows of W, R, b and d of its own for every gate. What differs: the cell stands in a pre-norm residual branch with an
-output projection, like every other model here, and the LSTM's forget gates start with bias 1 (Gers et al. 2000;
-Jozefowicz et al. 2015). Time runs in torch's own kernels, cuDNN's on a GPU.
+with rows of W, R, b and d of its own for every gate. What differs: the cell stands in a pre-norm residual branch with
+an output projection, like every other model here, and biases start at 0, those of the LSTM's forget gates at 1 (Gers et
+al. 2000; Jozefowicz et al. 2015). Time runs in torch's own kernels: cuDNN's on a GPU, oneDNN's for the LSTM on a CPU.
 
 Glossary: in `cell`, `weight_ih_l0` is W, `weight_hh_l0` R, `bias_ih_l0` b, `bias_hh_l0` d.
 """
@@ -43,9 +43,10 @@ class LSTM(Model):
 
     def branches(self, shell: ShellSettings) -> Sequence[nn.Module]:
         """One LSTM."""
-        cell = nn.LSTM(shell.width, shell.width * self.options.expand, batch_first=True)
-        _set_biases(cell, forget_gate=1.0)
-        return [RNNBranch(cell, "lstm")]
+        branch = RNNBranch(nn.LSTM(shell.width, shell.width * self.options.expand, batch_first=True), self.name)
+        _, forget, _, _ = branch.cell.get_parameter("bias_ih_l0").detach().chunk(4)
+        forget.fill_(1.0)
+        return [branch]
 
 
 class GRU(Model):
@@ -56,9 +57,7 @@ class GRU(Model):
 
     def branches(self, shell: ShellSettings) -> Sequence[nn.Module]:
         """One GRU."""
-        cell = nn.GRU(shell.width, shell.width * self.options.expand, batch_first=True)
-        _set_biases(cell)
-        return [RNNBranch(cell, "gru")]
+        return [RNNBranch(nn.GRU(shell.width, shell.width * self.options.expand, batch_first=True), self.name)]
 
 
 class RNNBranch(nn.Module):
@@ -66,7 +65,10 @@ class RNNBranch(nn.Module):
 
     def __init__(self, cell: nn.LSTM | nn.GRU, operation: str) -> None:
         super().__init__()
-        self.cell = cell
+        self.cell: nn.RNNBase = cell
+        for name, parameter in cell.named_parameters():
+            if name.startswith("bias"):
+                nn.init.zeros_(parameter)
         self.output_projection = nn.Linear(cell.hidden_size, cell.input_size, bias=False)
         self._operation = operation
 
@@ -78,7 +80,7 @@ class RNNBranch(nn.Module):
 
     def initial_state(self, batch_size: int, max_length: int) -> Any:
         """Zeros: h as (1, batch, hidden), for the LSTM the pair (h, c)."""
-        h_1BH = self.cell.weight_hh_l0.new_zeros(1, batch_size, self.cell.hidden_size)
+        h_1BH = self.output_projection.weight.new_zeros(1, batch_size, self.cell.hidden_size)
         return (h_1BH, h_1BH.clone()) if isinstance(self.cell, nn.LSTM) else h_1BH
 
     def step(self, x_BD: Float[Tensor, "batch width"], state: Any) -> tuple[Float[Tensor, "batch width"], Any]:
@@ -89,15 +91,7 @@ class RNNBranch(nn.Module):
 
     def _implementation(self, x: Tensor) -> str:
         """What torch runs here: cuDNN on a GPU, oneDNN for an LSTM on a CPU, else its own loop over time."""
-        if torch.backends.cudnn.is_acceptable(x):
+        if torch.backends.cudnn.is_acceptable(x):  # type: ignore[no-untyped-call]
             return "cudnn"
         is_onednn = x.device.type == "cpu" and x.dtype != torch.float64 and torch.backends.mkldnn.enabled
         return "onednn" if is_onednn and isinstance(self.cell, nn.LSTM) else "torch"
-
-
-def _set_biases(cell: nn.LSTM | nn.GRU, *, forget_gate: float = 0.0) -> None:
-    """Zero, but for the LSTM's forget gates, the second of its four blocks of rows."""
-    with torch.no_grad():
-        cell.bias_ih_l0.zero_()
-        cell.bias_hh_l0.zero_()
-        cell.bias_ih_l0[cell.hidden_size : 2 * cell.hidden_size] = forget_gate

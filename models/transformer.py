@@ -5,7 +5,7 @@
     out     = W_2 (silu(W_g x) * W_1 x)                                      the second branch
 
 What differs from 2017: pre-norm, rotary positions (Su et al. 2021, arXiv:2104.09864), a SwiGLU MLP (Shazeer 2020,
-arXiv:2002.05202) and no biases. The state is the keys and values of all tokens so far, which is why it grows with length.
+arXiv:2002.05202) and no biases. The state is the keys and values of all tokens so far: it grows with the length.
 
 Glossary: `input_projection` W_q, W_k, W_v in one (attention), W_g and W_1 in one (MLP); `output_projection` W_o, W_2.
 """
@@ -21,7 +21,7 @@ from typing import Literal, cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import silu
 
 from kernels.attention import attention_step, causal_attention
 from suite.errors import UsageError
@@ -129,11 +129,10 @@ class MLPBranch(nn.Module):
     def forward(self, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
         """Each token by itself."""
         gate, value = self.input_projection(x).chunk(2, dim=-1)
-        return cast(Tensor, self.output_projection(F.silu(gate) * value))
+        return cast(Tensor, self.output_projection(silu(gate) * value))
 
     def initial_state(self, batch_size: int, max_length: int) -> None:
         """Nothing to remember."""
-        return None
 
     def step(self, x_BD: Float[Tensor, "batch width"], state: None) -> tuple[Float[Tensor, "batch width"], None]:
         """The same map."""
@@ -143,12 +142,12 @@ class MLPBranch(nn.Module):
 def rotate(
     x: Float[Tensor, "batch length two heads size"], positions: Int[Tensor, " length"]
 ) -> Float[Tensor, "batch length two heads size"]:
-    """Turns the pair of channels (i, i + size / 2) at position p by the angle p * base^(-2i / size)."""
-    half = x.shape[-1] // 2
+    """Turns the pair of channels (2i, 2i + 1), a complex number, at position p by the angle p * base^(-2i / size)."""
+    num_pairs = x.shape[-1] // 2
     # Float32 angles would be off by a tenth of a radian a million tokens in.
-    frequencies_F = _ROPE_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float64) / half)
+    frequencies_F = _ROPE_BASE ** (-torch.arange(num_pairs, device=x.device, dtype=torch.float64) / num_pairs)
     angles_L11F = torch.outer(positions, frequencies_F)[:, None, None]
     precision = torch.promote_types(x.dtype, torch.float32)
-    cos, sin = angles_L11F.cos().to(precision), angles_L11F.sin().to(precision)
-    first, second = x.to(precision).chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)
+    turn_L11F = torch.polar(torch.ones_like(angles_L11F), angles_L11F).to(precision.to_complex())
+    pairs = torch.view_as_complex(x.to(precision).reshape(*x.shape[:-1], num_pairs, 2))
+    return torch.view_as_real(pairs * turn_L11F).flatten(-2).to(x.dtype)

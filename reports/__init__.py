@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from reports.compare import compare
 from reports.document import Report, Table
+from reports.figures import save_figures
 from reports.render import render
 from reports.report import build_report
 
-__all__ = ["Report", "Table", "build_report", "compare", "render"]
+__all__ = ["Report", "Table", "build_report", "compare", "render", "save_figures"]

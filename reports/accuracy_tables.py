@@ -6,27 +6,10 @@ import statistics
 
 from reports import formatting
 from reports.document import Column, Row, Table, TableCell, number_cell, text_cell, with_best_marked
+from reports.failures import NOT_RUN, failed_cell
 from reports.formatting import counted
 from reports.results import SOLVED_AT, AccuracyEntry, Metric, Results, TaskVariant, Trial
 from reports.statistics import Interval, mean_interval, wilson_interval
-from suite.records import Failure
-
-FAILURE_TITLES = {
-    "out_of_memory": "out of memory",
-    "diverged": "diverged",
-    "crashed": "crashed",
-    "timed_out": "timed out",
-    "error": "error",
-}
-"""How a kind of failure is called in a report."""
-
-NOT_RUN = TableCell(text="not run", status="not_run")
-"""Stands for a cell that was asked for and never tried."""
-
-
-def failed_cell(failure: Failure) -> TableCell:
-    """Stands where a measurement should be."""
-    return TableCell(text=FAILURE_TITLES[failure.kind], note=failure.message, status="failed")
 
 
 def score_interval(scores: list[float], metric: Metric) -> Interval | None:
@@ -63,8 +46,8 @@ def accuracy_table(results: Results) -> Table | None:
         caption=(
             "Test score at the trained length: mean over seeds, with its 95 % interval (Student-t; none for a single "
             "seed or for equal scores), the seeds that solved the task (at least 95 %), and the learning rate that "
-            "validation selected. Bold: best mean; where intervals overlap, the order is not settled. Last row: a "
-            "model that knows the task but cannot see the sequence."
+            "validation selected. Bold: the best, and all whose interval overlaps with its; nothing where that is all. "
+            "Last row: a model that knows the task but cannot see the sequence."
         ),
         row_title="Model",
         columns=tuple(
@@ -136,6 +119,7 @@ def accuracy_by_length_tables(results: Results) -> list[Table]:
                     for length in lengths
                 ),
                 rows=with_best_marked(rows, [task.metric.higher_is_better] * len(lengths)),
+                is_secondary=True,
             )
         )
     return tables
@@ -165,16 +149,16 @@ def loss_by_position_tables(results: Results) -> list[Table]:
     """For each task whose loss was taken by position: models × buckets of positions."""
     tables = []
     for task in results.tasks:
-        losses = {entry: loss_by_position(entry) for entry in results.accuracy_on(task)}
-        buckets = sorted({(first, last) for found in losses.values() for first, last, _ in found})
+        losses = [(entry, loss_by_position(entry)) for entry in results.accuracy_on(task)]
+        buckets = sorted({(first, last) for _, found in losses for first, last, _ in found})
         if not buckets:
             continue
         rows = []
-        for entry, found in losses.items():
+        for entry, found in losses:
             by_bucket = {(first, last): loss for first, last, loss in found}
             cells = tuple(number_cell(by_bucket.get(bucket), formatting.decimal) for bucket in buckets)
             rows.append(Row(header=entry.model.label, series=entry.model.index, cells=cells))
-        longest = max((entry.test_lengths[-1] for entry, found in losses.items() if found), default=None)
+        longest = max((entry.test_lengths[-1] for entry, found in losses if found), default=None)
         tables.append(
             Table(
                 name=f"loss-by-position-{task.index}",
@@ -188,6 +172,7 @@ def loss_by_position_tables(results: Results) -> list[Table]:
                     Column(title=f"{first:,}–{last:,}" if first != last else f"{first:,}") for first, last in buckets
                 ),
                 rows=with_best_marked(rows, [False] * len(buckets)),
+                is_secondary=True,
             )
         )
     return tables
@@ -198,26 +183,27 @@ def learning_rate_table(results: Results) -> Table | None:
     rates = sorted({trial.learning_rate for entry in results.accuracy for trial in entry.trials})
     if not any(len(entry.trials) > 1 for entry in results.accuracy):
         return None
+    has_edges = any(entry.is_at_edge_of_grid for entry in results.accuracy)
     rows = []
     for entry in results.accuracy:
         trials = {trial.learning_rate: trial for trial in entry.trials}
         cells = tuple(_trial_cell(entry, trials.get(rate)) for rate in rates)
-        edge = text_cell("at the edge" if entry.is_at_edge_of_grid else "inside" if entry.selected else "")
+        edges = (text_cell("at its edge" if entry.is_at_edge_of_grid else ""),) if has_edges else ()
         rows.append(
-            Row(header=entry.model.label, series=entry.model.index, group=entry.task.label, cells=(*cells, edge))
+            Row(header=entry.model.label, series=entry.model.index, group=entry.task.label, cells=(*cells, *edges))
         )
     return Table(
         name="learning-rates",
         title="Learning-rate sensitivity",
         caption=(
             "Validation score, mean over seeds of the best while training. Bold: selected. A learning rate at which "
-            "seeds failed is only selected where none has more measured seeds. At the edge of the grid, a learning "
-            "rate that was not tried might be better still."
+            "seeds failed is only selected where none has more measured seeds."
+            + (" At the edge of the grid, one that was not tried might be better still." if has_edges else "")
         ),
         row_title="Model",
         columns=(
             *(Column(title=formatting.learning_rate(rate), unit="learning rate") for rate in rates),
-            Column(title="Selected", is_text=True),
+            *([Column(title="Place in the grid", is_text=True)] if has_edges else []),
         ),
         rows=tuple(rows),
     )
@@ -271,10 +257,8 @@ def _metric_title(task: TaskVariant) -> str:
 
 
 def _reported_lengths(results: Results, task: TaskVariant) -> str:
-    lengths = {entry.reported_length for entry in results.accuracy_on(task)} - {None}
-    return (
-        f"tested at {' / '.join(f'{length:,}' for length in sorted(filter(None, lengths)))} tokens" if lengths else ""
-    )
+    lengths = {entry.reported_length for entry in results.accuracy_on(task) if entry.reported_length is not None}
+    return f"tested at {' / '.join(f'{length:,}' for length in sorted(lengths))} tokens" if lengths else ""
 
 
 def _reasons(entries: list[AccuracyEntry]) -> str:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from reports.document import Axis
 
+_AIR = 0.04
+"""Share of the values' extent that is left free at either end."""
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -31,18 +34,22 @@ class Scale:
 
 
 def scale_for(axis: Axis, values: Sequence[float], start: float, end: float) -> Scale:
-    """Covers the values, or reaches to the axis' own ends.
+    """Covers the values with a little air, or reaches to the axis' own ends.
 
     Never of no extent; a logarithmic one leaves out what is not positive.
     """
-    if axis.scale != "linear":
-        values = [value for value in values if value > 0]
-    values = values or [1.0]
-    low = axis.low if axis.low is not None else min(values)
-    high = axis.high if axis.high is not None else max(values)
-    if low >= high:
-        low, high = (low / 2, low * 2) if axis.scale != "linear" else (low - 0.5, low + 0.5)
-    return Scale(axis, low, high, start, end)
+    is_linear = axis.scale == "linear"
+    values = [value for value in values if is_linear or value > 0] or [1.0]
+    least, most = min(values), max(values)
+    if is_linear:
+        air = _AIR * (most - least) or 0.5
+        low, high = least - air, most + air
+    else:
+        air = (most / least) ** _AIR if most > least else 2.0
+        low, high = least / air, most * air
+    return Scale(
+        axis, axis.low if axis.low is not None else low, axis.high if axis.high is not None else high, start, end
+    )
 
 
 def ticks(axis: Axis, low: float, high: float) -> list[float]:

@@ -8,22 +8,22 @@ a strict content security policy lets it stand.
 from __future__ import annotations
 
 import html
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from reports import palette
 from reports.axes import Scale, scale_for, ticks
 from reports.document import FailureMark, Panel, Point, Series
 from reports.formatting import visible
 
-NUM_COLOURS = 8
-NUM_DASHES = 4
-
-_WIDTH = 430.0
+_WIDTH = 440.0
 _LEFT, _TOP, _BOTTOM = 54.0, 26.0, 40.0
 _MIN_PLOT_HEIGHT = 190.0
 _BAR_ROW_HEIGHT = 26.0
-_LABEL_HEIGHT = 13.0
-_CHARACTER_WIDTH = 6.3
+_LABEL_HEIGHT = 14.0
+_FAILURE_HEIGHT = 11.0
+_CHARACTER_WIDTH = 7.2
 _LONGEST_LABEL = 18
 _MOST_MARKERS = 16
 """A line with more points is drawn without markers."""
@@ -55,10 +55,11 @@ def swatch(index: int) -> str:
 def _draw_plane(panel: Panel) -> str:
     drawn = [series for series in panel.series if series.points]
     named = [series for series in drawn if not series.is_single_seed]
-    bottom = _TOP + max(_MIN_PLOT_HEIGHT, _LABEL_HEIGHT * len(named) + 10)
+    failures_height = _FAILURE_HEIGHT * _most_failures_at_one_place(panel.failures)
+    bottom = _TOP + max(_MIN_PLOT_HEIGHT, _LABEL_HEIGHT * len(named) + 10) + failures_height
     right = _WIDTH - (_label_space(named) if panel.kind == "lines" else 12.0)
-    x = scale_for(panel.x, _xs(panel), _LEFT + 8, right - 8)
-    y = scale_for(panel.y, _ys(panel), bottom, _TOP)
+    x = scale_for(panel.x, panel.xs, _LEFT, right)
+    y = scale_for(panel.y, panel.ys, bottom - failures_height, _TOP)
     parts = [_open(panel, named, bottom + _BOTTOM), _y_axis(y, right), _x_axis(x, _x_ticks(panel, x), bottom, right)]
     for reference in panel.references:
         parts.append(_stroke("reference", f"M{_LEFT:.1f} {y(reference.y):.1f}H{right:.1f}", reference.label))
@@ -93,19 +94,9 @@ def _open(panel: Panel, named: Sequence[Series], height: float) -> str:
     kind = {"lines": "Line chart", "scatter": "Scatter chart", "bars": "Bar chart"}[panel.kind]
     against = "" if panel.kind == "bars" else f" against {panel.x.title}"
     models = ", ".join(series.label for series in named)
-    summary = _escaped(f"{kind}: {panel.y.title}{against}, {panel.title}. Models: {models}.")
+    where = ", ".join(part for part in (panel.title, panel.subtitle) if part)
+    summary = _escaped(f"{kind}: {panel.y.title}{against}, {where}. Models: {models}.")
     return f'<svg class="chart" viewBox="0 0 {_WIDTH:.0f} {height:.0f}" role="img" aria-label="{summary}">'
-
-
-def _xs(panel: Panel) -> list[float]:
-    points = [point.x for series in panel.series for point in series.points]
-    return points + [failure.x for failure in panel.failures]
-
-
-def _ys(panel: Panel) -> list[float]:
-    points = [point for series in panel.series for point in series.points]
-    ends = [end for point in points for end in (point.low, point.high) if end is not None]
-    return [point.y for point in points] + ends + [reference.y for reference in panel.references]
 
 
 def _y_axis(y: Scale, right: float) -> str:
@@ -128,7 +119,7 @@ def _x_axis(x: Scale, chosen: Sequence[float], bottom: float, right: float) -> s
 def _x_ticks(panel: Panel, x: Scale) -> list[float]:
     """On a logarithmic axis of lines the measured values themselves; as many as fit side by side."""
     is_grid_of_values = panel.kind == "lines" and x.axis.scale != "linear"
-    candidates = sorted(set(_xs(panel))) if is_grid_of_values else ticks(x.axis, x.low, x.high)
+    candidates = sorted(set(panel.xs)) if is_grid_of_values else ticks(x.axis, x.low, x.high)
     for stride in range(1, len(candidates)):
         if _fit(candidates[::stride], x):
             return candidates[::stride]
@@ -175,9 +166,13 @@ def _draw_failures(failures: Sequence[FailureMark], x: Scale, bottom: float) -> 
     for failure in failures:
         level = num_at.get(failure.x, 0)
         num_at[failure.x] = level + 1
-        left, top = x(failure.x) - 4, bottom - 12 - 11 * level
+        left, top = x(failure.x) - 4, bottom - 12 - _FAILURE_HEIGHT * level
         drawn.append(_group(failure.index, _stroke("failure", f"M{left:.1f} {top:.1f}l8 8m0-8l-8 8", failure.title)))
     return drawn
+
+
+def _most_failures_at_one_place(failures: Sequence[FailureMark]) -> int:
+    return max(Counter(failure.x for failure in failures).values(), default=0)
 
 
 def _labels_at_line_ends(named: Sequence[Series], x: Scale, y: Scale, right: float) -> list[str]:
@@ -274,7 +269,7 @@ def _group(index: int, markup: str) -> str:
 
 
 def _classes(index: int) -> str:
-    return f"s{index % NUM_COLOURS} d{index % NUM_DASHES}"
+    return f"s{index % len(palette.COLOURS)} d{index % len(palette.DASHES)}"
 
 
 def _title(text: str) -> str:

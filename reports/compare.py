@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from reports import formatting
-from reports.accuracy_tables import FAILURE_TITLES
-from reports.document import Column, Report, Row, Section, Table, TableCell, number_cell, text_cell
+from reports.document import Column, Finding, Report, Row, Section, Table, TableCell, number_cell, text_cell
+from reports.failures import FAILURE_TITLES
 from reports.formatting import counted, listed
 from reports.gathering import gather
 from reports.provenance import describe_environment
@@ -27,6 +27,8 @@ SMALLEST_CHANGE = 0.03
 """Throughput that changes by less than this share is never called faster or slower: machines drift by as much."""
 
 UNCHANGED = "no difference shown"
+
+_CHANGES = ("better", "worse", "faster", "slower")
 
 _RESAMPLES = 10_000
 _ACTIVITIES: tuple[Activity, ...] = ("training", "inference", "generation")
@@ -48,7 +50,7 @@ def compare(first: Iterable[Record], second: Iterable[Record]) -> Report:
         name="summary",
         title="In short",
         paragraphs=(_extent(a, b),),
-        points=tuple(
+        findings=tuple(
             finding
             for finding in (
                 _verdicts_finding("Accuracy", accuracy),
@@ -56,7 +58,7 @@ def compare(first: Iterable[Record], second: Iterable[Record]) -> Report:
                 _unmatched_finding(unmatched),
                 _environment_finding(environment),
             )
-            if finding
+            if finding is not None
         ),
     )
     found = [table for table in (accuracy, throughput, unmatched, environment) if table is not None]
@@ -296,24 +298,28 @@ def _extent(a: Results, b: Results) -> str:
     return f"{sizes[0]} {sizes[1]} {counted(len(shared), 'cell')} in both."
 
 
-def _verdicts_finding(subject: str, table: Table | None) -> str:
+def _verdicts_finding(subject: str, table: Table | None) -> Finding:
     if table is None:
-        return f"{subject}: nothing that both sides measured."
+        return Finding(subject, "nothing that both sides measured.")
     verdicts = Counter(row.cells[-1].text for row in table.rows)
-    return f"{subject}: {listed([f'{number} {verdict}' for verdict, number in verdicts.most_common()])}."
+    said = []
+    for verdict, number in verdicts.most_common():
+        changed = dict.fromkeys(row.header for row in table.rows if row.cells[-1].text == verdict)
+        said.append(f"{number} {verdict}" + (f" ({', '.join(changed)})" if verdict in _CHANGES else ""))
+    return Finding(subject, f"{listed(said)}.")
 
 
-def _unmatched_finding(table: Table | None) -> str:
+def _unmatched_finding(table: Table | None) -> Finding | None:
     if table is None:
-        return ""
-    return "Some cells are not measured on both sides; they are listed below and left out of the verdicts."
+        return None
+    return Finding("Gaps", "some cells are not measured on both sides; they are listed below and have no verdict.")
 
 
-def _environment_finding(table: Table | None) -> str:
+def _environment_finding(table: Table | None) -> Finding | None:
     if table is None:
-        return ""
+        return None
     names = listed([row.header for row in table.rows])
-    return f"The sides differ in {names}: a change in throughput need not come from the code."
+    return Finding("Environment", f"the sides differ in {names}: a change in throughput need not come from the code.")
 
 
 def _identity(entry: AccuracyEntry) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from reports import formatting
-from reports.accuracy_tables import NOT_RUN, failed_cell
 from reports.document import Column, Row, Table, TableCell, number_cell, text_cell, with_best_marked
+from reports.failures import NOT_RUN, failed_cell
 from reports.quantities import (
     FIRST_TRAINING_STEP,
     GENERATION_LATENCY,
     GENERATION_THROUGHPUT,
     INFERENCE_MEMORY,
     INFERENCE_THROUGHPUT,
+    SLOW_GENERATION_LATENCY,
     STATE_SIZE,
     TRAINING_MEMORY,
     TRAINING_THROUGHPUT,
@@ -24,6 +25,7 @@ _THROUGHPUT = (
     INFERENCE_THROUGHPUT,
     GENERATION_THROUGHPUT,
     GENERATION_LATENCY,
+    SLOW_GENERATION_LATENCY,
     FIRST_TRAINING_STEP,
 )
 _MEMORY = (TRAINING_MEMORY, INFERENCE_MEMORY, STATE_SIZE)
@@ -41,19 +43,21 @@ def throughput_table(results: Results) -> Table | None:
     """Every model at the reference length of each cost setting; None if no cost was asked for."""
     rows: list[Row] = []
     for setting in results.cost_settings:
-        length = _shown_length(results, setting)
+        entries, length = results.costs_under(setting), _shown_length(results, setting)
         group = [
-            _row(
-                entry,
-                length,
-                (
+            Row(
+                header=entry.model.label,
+                series=entry.model.index,
+                group=_group_label(entries, length),
+                cells=(
                     *(cost_cell(entry, length, quantity) for quantity in _THROUGHPUT),
                     _implementations_cell(entry, length),
                 ),
             )
-            for entry in results.costs_under(setting)
+            for entry in entries
         ]
-        rows += with_best_marked(group, [*(quantity.higher_is_better for quantity in _THROUGHPUT), None])
+        higher_is_better = [quantity.higher_is_better for quantity in _THROUGHPUT[:-1]]
+        rows += with_best_marked(group, [*higher_is_better, None, None])
     if not rows:
         return None
     return Table(
@@ -63,9 +67,9 @@ def throughput_table(results: Results) -> Table | None:
             "Tokens of the whole batch per second of the median call after warm-up, with the 95 % bootstrap interval "
             "of the median (none below six samples), at the longest length that most models finished. Training: "
             "forward, backward and optimizer step. Inference: forward over all positions at once. Generation: one "
-            "token for each sequence, step by step, after as many tokens unless another number stands beside it. The first step includes compilation and autotuning. Bold: best of "
-            "its group. Where models ran on implementations of different quality, their order is not that of the "
-            "architectures."
+            "token for each sequence, step by step. The first step includes compilation and autotuning. Bold: the "
+            "best of its group, and all whose interval overlaps with its. Where models ran on implementations of "
+            "different quality, their order is not that of the architectures."
         ),
         row_title="Model",
         columns=(*(_column(quantity) for quantity in _THROUGHPUT), Column(title="Ran on", is_text=True)),
@@ -77,14 +81,18 @@ def memory_table(results: Results) -> Table | None:
     """Parameters, peaks and generation state at the reference length of each cost setting."""
     rows: list[Row] = []
     for setting in results.cost_settings:
-        length = _shown_length(results, setting)
+        entries, length = results.costs_under(setting), _shown_length(results, setting)
         group = [
-            _row(
-                entry,
-                length,
-                (*_parameter_cells(entry, length), *(cost_cell(entry, length, quantity) for quantity in _MEMORY)),
+            Row(
+                header=entry.model.label,
+                series=entry.model.index,
+                group=_group_label(entries, length),
+                cells=(
+                    *_parameter_cells(entry, length),
+                    *(cost_cell(entry, length, quantity) for quantity in _MEMORY),
+                ),
             )
-            for entry in results.costs_under(setting)
+            for entry in entries
         ]
         rows += with_best_marked(group, [None, None, *(quantity.higher_is_better for quantity in _MEMORY)])
     if not rows:
@@ -94,8 +102,7 @@ def memory_table(results: Results) -> Table | None:
         title="Memory",
         caption=(
             "Peak: most memory in use during the timed calls, over what was in use before the model was built. "
-            "Generation state: what one sequence must keep to go on, after as many tokens unless another number stands "
-            "beside it. Bold: least of its group."
+            "Generation state: what one sequence must keep to go on. Bold: least of its group."
         ),
         row_title="Model",
         columns=(
@@ -119,10 +126,11 @@ def cost_by_length_tables(results: Results) -> list[Table]:
             Table(
                 name=f"cost-by-length-{setting.index}",
                 title=f"Cost by length: {setting.label}",
-                caption="The same quantities at every length that was measured. Bold: best of its group.",
+                caption="The same quantities at every length that was measured. Bold: best, and all overlapping it.",
                 row_title="Model",
                 columns=tuple(Column(title=f"{length:,}", unit="tokens") for length in lengths),
                 rows=tuple(rows),
+                is_secondary=True,
             )
         )
     return tables
@@ -138,10 +146,9 @@ def cost_cell(entry: CostEntry, length: int, quantity: Quantity) -> TableCell:
     estimate = quantity.read(outcome.cost, entry.setting.batch_size)
     if estimate is None:
         return TableCell(text="not measurable", status="absent")
-    interval, context = estimate.interval, outcome.cost.generation_context
+    interval = estimate.interval
     shown = f"{quantity.write(interval.low)}–{quantity.write(interval.high)}" if interval is not None else ""
-    after = f"after {context:,} tokens" if quantity.is_of_generation and context != length else ""
-    return number_cell(estimate.value, quantity.write, shown, after, interval=interval)
+    return number_cell(estimate.value, quantity.write, shown, interval=interval)
 
 
 def implementations_text(measurement: Measurement) -> str:
@@ -163,9 +170,11 @@ def _shown_length(results: Results, setting: CostSetting) -> int:
     return results.reference_length(setting) or results.cost_lengths(setting)[0]
 
 
-def _row(entry: CostEntry, length: int, cells: tuple[TableCell, ...]) -> Row:
-    group = f"{entry.setting.label} · {length:,} tokens"
-    return Row(header=entry.model.label, series=entry.model.index, group=group, cells=cells)
+def _group_label(entries: list[CostEntry], length: int) -> str:
+    """The setting, the length, and the tokens before generation where they are others than the length."""
+    contexts = {cost.generation_context for entry in entries if (cost := entry.cost(length)) is not None}
+    after = f" · generation after {' or '.join(f'{context:,}' for context in sorted(contexts))}"
+    return f"{entries[0].setting.label} · {length:,} tokens{after if contexts - {length} else ''}"
 
 
 def _implementations_cell(entry: CostEntry, length: int) -> TableCell:
@@ -187,15 +196,24 @@ def _parameter_cells(entry: CostEntry, length: int) -> tuple[TableCell, TableCel
 
 def _rows_by_length(results: Results, setting: CostSetting, lengths: list[int], quantity: Quantity) -> list[Row]:
     """The rows of one quantity; none if it was measured nowhere."""
+    entries = results.costs_under(setting)
     rows = [
         Row(
             header=entry.model.label,
             series=entry.model.index,
-            group=f"{quantity.title}, {quantity.unit}" if quantity.unit else quantity.title,
+            group=_quantity_label(entries, lengths, quantity),
             cells=tuple(cost_cell(entry, length, quantity) for length in lengths),
         )
-        for entry in results.costs_under(setting)
+        for entry in entries
     ]
     if not any(cell.value is not None for row in rows for cell in row.cells):
         return []
     return list(with_best_marked(rows, [quantity.higher_is_better] * len(lengths)))
+
+
+def _quantity_label(entries: list[CostEntry], lengths: list[int], quantity: Quantity) -> str:
+    label = f"{quantity.title}, {quantity.unit}" if quantity.unit else quantity.title
+    contexts = [cost.generation_context for entry in entries for length in lengths if (cost := entry.cost(length))]
+    if quantity.is_of_generation and contexts and max(contexts) < lengths[-1]:
+        return f"{label}, after at most {max(contexts):,} tokens"
+    return label

@@ -67,6 +67,8 @@ class Table:
     row_title: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    is_secondary: bool = False
+    """Whether a page may keep it folded: its gist stands elsewhere, or few will look for it."""
 
     @property
     def groups(self) -> list[tuple[str, list[Row]]]:
@@ -97,32 +99,32 @@ def number_cell(value: float | None, write: Format, *details: str, interval: Int
 
 
 def with_best_marked(rows: Sequence[Row], higher_is_better: Sequence[bool | None]) -> tuple[Row, ...]:
-    """Marks the best number of each column among the rows, and all that read the same.
+    """Marks the best number of each column, and every other that reads the same or whose interval overlaps with its.
 
-    `higher_is_better` has one entry a column; None leaves a column unmarked. A single number is not the best of
-    anything.
+    Nothing is marked where that would be everything. `higher_is_better` has one entry a column; None leaves a column
+    unmarked.
     """
-    best_texts: list[set[str]] = []
-    for position, higher in enumerate(higher_is_better):
-        numbers = [
-            (cell.value, cell.text)
-            for cell in (row.cells[position] for row in rows)
-            if cell.status == "value" and isinstance(cell.value, (int, float))
-        ]
-        if higher is None or len(numbers) < 2 or len({text for _, text in numbers}) == 1:
-            best_texts.append(set())
-        else:
-            best_texts.append({(max if higher else min)(numbers)[1]})
-    return tuple(
-        replace(
-            row,
-            cells=tuple(
-                replace(cell, is_best=cell.status == "value" and cell.text in best)
-                for cell, best in zip(row.cells, best_texts, strict=True)
-            ),
-        )
-        for row in rows
-    )
+    columns = [[row.cells[position] for row in rows] for position in range(len(higher_is_better))]
+    marked = [_best_marked(cells, higher) for cells, higher in zip(columns, higher_is_better, strict=True)]
+    return tuple(replace(row, cells=tuple(column[position] for column in marked)) for position, row in enumerate(rows))
+
+
+def _best_marked(cells: Sequence[TableCell], higher_is_better: bool | None) -> list[TableCell]:
+    numbers = [(cell.value, cell) for cell in cells if cell.status == "value" and isinstance(cell.value, (int, float))]
+    if higher_is_better is None or not numbers:
+        return list(cells)
+    _, best = (max if higher_is_better else min)(numbers, key=lambda number: number[0])
+    if all(_cannot_be_told_apart(cell, best) for _, cell in numbers):
+        return list(cells)
+    return [replace(cell, is_best=cell.status == "value" and _cannot_be_told_apart(cell, best)) for cell in cells]
+
+
+def _cannot_be_told_apart(cell: TableCell, best: TableCell) -> bool:
+    if cell.text == best.text:
+        return True
+    if cell.low is None or cell.high is None or best.low is None or best.high is None:
+        return False
+    return cell.low <= best.high and best.low <= cell.high
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,7 @@ class Panel:
     """One coordinate system."""
 
     title: str
+    subtitle: str = ""
     kind: Literal["lines", "scatter", "bars"]
     x: Axis
     y: Axis
@@ -195,6 +198,19 @@ class Panel:
     references: tuple[ReferenceLine, ...] = ()
     frontier: tuple[tuple[float, float], ...] = ()
     """The corners of the best trade-offs in a scatter, by rising x."""
+
+    @property
+    def xs(self) -> list[float]:
+        """Every place on the x axis at which something is drawn."""
+        points = [point.x for series in self.series for point in series.points]
+        return points + [failure.x for failure in self.failures]
+
+    @property
+    def ys(self) -> list[float]:
+        """Every height at which something is drawn, ends of whiskers included."""
+        points = [point for series in self.series for point in series.points]
+        ends = [end for point in points for end in (point.low, point.high) if end is not None]
+        return [point.y for point in points] + ends + [reference.y for reference in self.references]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +223,14 @@ class Chart:
     panels: tuple[Panel, ...]
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What can be said about something."""
+
+    subject: str
+    statement: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """One part of a report."""
@@ -214,12 +238,16 @@ class Section:
     name: str
     title: str
     paragraphs: tuple[str, ...] = ()
-    points: tuple[str, ...] = ()
-    """Statements set as a list."""
+    findings: tuple[Finding, ...] = ()
     charts: tuple[Chart, ...] = ()
     tables: tuple[Table, ...] = ()
     commands: tuple[str, ...] = ()
     """Shell commands, one a line."""
+
+    @property
+    def has_text(self) -> bool:
+        """Whether anything is left of it where there are no charts."""
+        return bool(self.paragraphs or self.findings or self.tables or self.commands)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,27 @@ from __future__ import annotations
 from collections import Counter
 
 from reports import formatting
-from reports.accuracy_tables import FAILURE_TITLES
-from reports.document import Column, Row, Table, number_cell, text_cell
+from reports.document import Column, Row, Table, TableCell, number_cell, text_cell
 from reports.results import Outcome, Results
-from suite.records import Record
+from suite.records import Failure, Record
 from suite.spec import Cell
+
+FAILURE_TITLES = {
+    "out_of_memory": "out of memory",
+    "diverged": "diverged",
+    "crashed": "crashed",
+    "timed_out": "timed out",
+    "error": "error",
+}
+"""How a kind of failure is called in a report."""
+
+NOT_RUN = TableCell(text="not run", status="not_run")
+"""Stands for a cell that was asked for and never tried."""
+
+
+def failed_cell(failure: Failure) -> TableCell:
+    """Stands where a measurement should be."""
+    return TableCell(text=FAILURE_TITLES[failure.kind], note=failure.message, status="failed")
 
 
 def failures_table(results: Results) -> Table | None:
@@ -26,10 +42,9 @@ def failures_table(results: Results) -> Table | None:
             Column(title="Task", is_text=True),
             Column(title="Cell", is_text=True),
             Column(title="What happened", is_text=True),
+            Column(title="Message", is_text=True),
             Column(title="Step"),
             Column(title="Attempts"),
-            Column(title="In the end", is_text=True),
-            Column(title="Message", is_text=True),
         ),
         rows=tuple(sorted(rows, key=lambda row: (row.series, row.cells[0].text))),
     )
@@ -64,7 +79,7 @@ def not_run_table(results: Results) -> Table | None:
 def describe_cell(cell: Cell) -> str:
     """What sets a cell apart from others of its model and task."""
     if cell.kind == "cost":
-        return f"cost at {formatting.exact_count(cell.length)} tokens, batch {cell.batch_size}"
+        return f"cost, {formatting.exact_count(cell.length)} tokens, batch {cell.batch_size}"
     return f"seed {cell.seed}, lr {formatting.learning_rate(cell.learning_rate)}"
 
 
@@ -77,17 +92,16 @@ def _failure_row(results: Results, outcome: Outcome) -> Row:
     failure = record.failure
     assert failure is not None
     model = results.model_of[outcome.cell.id]
-    in_the_end = "measured by another attempt" if outcome.status == "measured" else "not measured"
+    mended = ("measured by another attempt",) if outcome.status == "measured" else ()
     return Row(
         header=model.label,
         series=model.index,
         cells=(
             text_cell(results.task_label_of[outcome.cell.id]),
             text_cell(describe_cell(outcome.cell)),
-            text_cell(FAILURE_TITLES[failure.kind]),
+            text_cell(FAILURE_TITLES[failure.kind], *mended),
+            text_cell(failure.message, note=failure.details or ""),
             number_cell(failure.step, formatting.exact_count),
             number_cell(len(outcome.attempts), formatting.exact_count),
-            text_cell(in_the_end),
-            text_cell(failure.message, note=failure.details or ""),
         ),
     )

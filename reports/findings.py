@@ -6,11 +6,13 @@ import statistics
 
 from reports import formatting
 from reports.accuracy_tables import num_solved, score_interval
+from reports.document import Finding
 from reports.formatting import counted, listed
 from reports.provenance import differing_data
-from reports.quantities import STATE_SIZE, TRAINING_THROUGHPUT, Quantity
+from reports.quantities import STATE_SIZE, TRAINING_THROUGHPUT
 from reports.results import AccuracyEntry, CostSetting, Metric, Results, TaskVariant
-from reports.statistics import mean_interval, paired_differences
+from reports.statistics import mean_interval, paired_differences, ratio_of_medians_interval
+from suite.records import Timing
 
 SLOW_IMPLEMENTATIONS = ("reference",)
 """Implementations that are there to be read, not to be fast."""
@@ -19,7 +21,9 @@ SLOW_IMPLEMENTATIONS = ("reference",)
 def what_was_compared(results: Results) -> str:
     """One paragraph: models, tasks, protocol, machine, and how much of it is there."""
     models = counted(len(results.models), "model")
-    tasks = list(dict.fromkeys([task.label for task in results.tasks] + [s.task_name for s in results.cost_settings]))
+    timed = [setting.task_name for setting in results.cost_settings]
+    named = {task.name for task in results.tasks}
+    tasks = [*(task.label for task in results.tasks), *dict.fromkeys(name for name in timed if name not in named)]
     sentences = [
         f"{models} ({listed([model.label for model in results.models])}) on {counted(len(tasks), 'task')} "
         f"({listed(tasks)}).",
@@ -30,14 +34,15 @@ def what_was_compared(results: Results) -> str:
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def key_findings(results: Results) -> list[str]:
-    """A sentence or two for each task and each cost setting, then what a reader must know to trust them."""
-    findings = [_accuracy_finding(results, task) for task in results.tasks]
-    for setting in results.cost_settings:
-        findings.append(_extremes_finding(results, setting, TRAINING_THROUGHPUT))
-        findings.append(_extremes_finding(results, setting, STATE_SIZE))
+def key_findings(results: Results) -> list[Finding]:
+    """A sentence or two for each task, two on cost at the greatest length, then what one must know to trust them."""
+    findings: list[Finding | None] = [_accuracy_finding(results, task) for task in results.tasks]
+    reference_lengths = {setting: results.reference_length(setting) or 0 for setting in results.cost_settings}
+    if reference_lengths:
+        longest = max(reference_lengths, key=reference_lengths.__getitem__)
+        findings += [_speed_finding(results, longest), _state_finding(results, longest)]
     findings += [_slow_implementations_finding(results), _data_finding(results)]
-    return [finding for finding in findings if finding]
+    return [finding for finding in findings if finding is not None]
 
 
 def _protocol_sentences(results: Results) -> list[str]:
@@ -88,24 +93,24 @@ def _completeness_sentence(results: Results) -> str:
     return f"Of {counted(total, 'cell')}, {measured} were measured, {listed(gaps)}."
 
 
-def _accuracy_finding(results: Results, task: TaskVariant) -> str:
+def _accuracy_finding(results: Results, task: TaskVariant) -> Finding:
     metric = task.metric
     ranked = [entry for entry in results.accuracy_on(task) if entry.mean is not None]
     if metric is None or not ranked:
-        return f"{task.label}: no model has been measured."
+        return Finding(task.label, "no model has been measured.")
     ranked.sort(key=lambda entry: -metric.rank(entry.mean or 0.0))
     best = ranked[0]
+    sharing = [entry.model.label for entry in ranked if metric.write(entry.mean) == metric.write(best.mean)]
     if len(ranked) == 1:
-        return f"{task.label}: {best.model.label} reaches {_score_text(best, metric)}."
-    sharing = [entry for entry in ranked if metric.write(entry.mean) == metric.write(best.mean)]
-    if len(sharing) > 1:
-        names = listed([entry.model.label for entry in sharing])
-        return f"{task.label}: {names} share the best mean {metric.title}, {metric.write(best.mean)}.{_unsolved(best)}"
-    return (
-        f"{task.label}: {best.model.label} has the best mean {metric.title}, {_score_text(best, metric)}; next is "
-        f"{ranked[1].model.label} with {_score_text(ranked[1], metric)}. {_certainty(best, ranked[1], metric)}"
-        f"{_unsolved(best)}"
-    )
+        statement = f"{best.model.label} reaches a {metric.title} of {_score_text(best, metric)}."
+    elif len(sharing) > 1:
+        statement = f"{listed(sharing)} share the best mean {metric.title}, {metric.write(best.mean)}."
+    else:
+        statement = (
+            f"{best.model.label} has the best mean {metric.title}, {_score_text(best, metric)}; next is "
+            f"{ranked[1].model.label} with {_score_text(ranked[1], metric)}. {_certainty(best, ranked[1], metric)}"
+        )
+    return Finding(task.label, statement + _unsolved(best))
 
 
 def _score_text(entry: AccuracyEntry, metric: Metric) -> str:
@@ -126,7 +131,7 @@ def _certainty(best: AccuracyEntry, second: AccuracyEntry, metric: Metric) -> st
     if interval is None:
         return "There are too few seeds to say how sure that order is."
     if 0.0 in interval:
-        return "Over the seeds, the difference could be chance."
+        return "With these seeds, the difference could be chance."
     gap = metric.write_difference(statistics.fmean(differences))
     return f"The difference of {gap.lstrip('+-−')} is more than the seeds explain."
 
@@ -139,35 +144,53 @@ def _unsolved(best: AccuracyEntry) -> str:
     return f" None of them beats a model that cannot see the sequence ({metric.write(baseline)})."
 
 
-def _extremes_finding(results: Results, setting: CostSetting, quantity: Quantity) -> str:
-    """The best and the worst model in one quantity, and how far apart they are."""
+def _speed_finding(results: Results, setting: CostSetting) -> Finding | None:
+    """The fastest and the slowest model in training, and how sure the gap between them is."""
     length = results.reference_length(setting)
-    if length is None:
-        return ""
-    values: dict[str, float] = {}
-    contexts: set[int] = set()
+    timings: dict[str, Timing] = {}
+    speeds: dict[str, float] = {}
     for entry in results.costs_under(setting):
-        cost = entry.cost(length)
-        estimate = quantity.read(cost, setting.batch_size) if cost is not None else None
-        if cost is not None and estimate is not None and estimate.value > 0:
-            values[entry.model.label] = estimate.value
-            contexts.add(cost.generation_context)
-    if len(set(values.values())) < 2:
-        return ""
-    least, most = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
-    times = formatting.ratio(values[most] / values[least])
-    if quantity is TRAINING_THROUGHPUT:
-        return (
-            f"{setting.label}, {length:,} tokens: {most} trains fastest, {quantity.write(values[most])} tokens/s, "
-            f"{times} the throughput of {least}, the slowest."
-        )
-    return (
-        f"{setting.label}: to go on generating after {min(contexts):,} tokens, a sequence of {least} keeps "
-        f"{quantity.write(values[least])}, one of {most} {quantity.write(values[most])} ({times})."
+        cost = entry.cost(length) if length is not None else None
+        estimate = TRAINING_THROUGHPUT.read(cost, setting.batch_size) if cost is not None else None
+        if cost is not None and estimate is not None:
+            timings[entry.model.label] = cost.training
+            speeds[entry.model.label] = estimate.value
+    if length is None or len(speeds) < 2:
+        return None
+    subject = f"Training on {length:,} tokens"
+    slowest, fastest = min(speeds, key=speeds.__getitem__), max(speeds, key=speeds.__getitem__)
+    interval = ratio_of_medians_interval(timings[slowest].samples_seconds, timings[fastest].samples_seconds)
+    if interval is None or 1.0 in interval:
+        why = "too few timings" if interval is None else "timings too uneven"
+        return Finding(subject, f"no model is shown to be faster than another: {why} ({setting.label}).")
+    return Finding(
+        subject,
+        f"{fastest} is fastest with {TRAINING_THROUGHPUT.write(speeds[fastest])} tokens/s, "
+        f"{formatting.ratio(speeds[fastest] / speeds[slowest])} the throughput of {slowest}, the slowest "
+        f"(95 % interval {formatting.ratio(interval.low)}–{formatting.ratio(interval.high)}; {setting.label}).",
     )
 
 
-def _slow_implementations_finding(results: Results) -> str:
+def _state_finding(results: Results, setting: CostSetting) -> Finding | None:
+    """The models with the smallest and the largest generation state."""
+    length = results.reference_length(setting)
+    costs = {
+        entry.model.label: cost
+        for entry in results.costs_under(setting)
+        if length is not None and (cost := entry.cost(length)) is not None and cost.state_bytes > 0
+    }
+    sizes = {label: cost.state_bytes for label, cost in costs.items()}
+    if len(set(sizes.values())) < 2:
+        return None
+    least, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+    return Finding(
+        f"Generating after {costs[most].generation_context:,} tokens",
+        f"a sequence of {least} must keep {STATE_SIZE.write(sizes[least])}, one of {most} "
+        f"{STATE_SIZE.write(sizes[most])} ({formatting.ratio(sizes[most] / sizes[least])}).",
+    )
+
+
+def _slow_implementations_finding(results: Results) -> Finding | None:
     slow: dict[str, set[str]] = {}
     for outcome in results.outcomes:
         if outcome.cost is not None and outcome.measurement is not None:
@@ -175,15 +198,13 @@ def _slow_implementations_finding(results: Results) -> str:
                 if any(implementation in SLOW_IMPLEMENTATIONS for implementation in ran):
                     slow.setdefault(results.model_of[outcome.cell.id].label, set()).add(operation)
     if not slow:
-        return ""
+        return None
     named = listed([f"{model} ({', '.join(sorted(operations))})" for model, operations in sorted(slow.items())])
-    return f"Timed on a reference implementation, so not to be ranked by speed: {named}."
+    return Finding("Timed on a reference implementation", f"{named}; not to be ranked by speed.")
 
 
-def _data_finding(results: Results) -> str:
-    if len(results.models) < 2 or not results.tasks:
-        return ""
+def _data_finding(results: Results) -> Finding | None:
     differing = differing_data(results)
-    if differing:
-        return f"Caution: on {listed(differing)} the models did not see the same data; their scores are not comparable."
-    return ""
+    if not differing:
+        return None
+    return Finding("Caution", f"on {listed(differing)} the models did not see the same data; do not compare them.")

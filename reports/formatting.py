@@ -21,12 +21,14 @@ _DECIMAL_UNITS = ("", "k", "M", "G", "T", "P")
 
 
 def is_finite(value: float | None) -> bool:
+    """Whether there is a number that is neither NaN nor infinite."""
     return value is not None and math.isfinite(value)
 
 
 def percent(share: float | None) -> str:
     """0.9984 -> "99.8 %". What is not quite all or nothing is never rounded to it."""
-    return _with_unit(percentage(share), "%")
+    text = percentage(share)
+    return text if text == ABSENT else f"{text} %"
 
 
 def percentage(share: float | None) -> str:
@@ -45,6 +47,13 @@ def compact_count(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return ABSENT
     return _scaled(value, 1000, _DECIMAL_UNITS, _three_digits).replace(" ", "")
+
+
+def round_count(value: float | None) -> str:
+    """Round numbers on an axis: 1000 -> "1k", 2500000 -> "2.5M"."""
+    if value is None or not math.isfinite(value):
+        return ABSENT
+    return _scaled(value, 1000, _DECIMAL_UNITS, lambda scaled: f"{scaled:.3g}").replace(" ", "")
 
 
 def exact_count(value: float | None) -> str:
@@ -85,6 +94,13 @@ def decimal(value: float | None) -> str:
     return f"{value:.3f}"
 
 
+def round_decimal(value: float | None) -> str:
+    """Round numbers on an axis: 1.5 -> "1.5"."""
+    if value is None or not math.isfinite(value):
+        return ABSENT
+    return f"{value:.4g}"
+
+
 def learning_rate(value: float | None) -> str:
     """0.003 -> "0.003"; 0.00001 -> "1e-05"."""
     if value is None or not math.isfinite(value):
@@ -94,12 +110,14 @@ def learning_rate(value: float | None) -> str:
 
 def ratio(value: float | None) -> str:
     """1.2345 -> "1.23×"."""
-    return _with_unit(_three_digits(value) if value is not None and math.isfinite(value) else ABSENT, "×", gap="")
+    if value is None or not math.isfinite(value):
+        return ABSENT
+    return f"{exact_count(value) if value >= 1000 else _three_digits(value)}×"
 
 
-def counted(number: int, noun: str, plural: str | None = None) -> str:
+def counted(number: int, noun: str) -> str:
     """1, "seed" -> "1 seed"; 2, "seed" -> "2 seeds"."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+    return f"{number:,} {noun if number == 1 else noun + 's'}"
 
 
 def listed(names: Sequence[str], *, at_most: int = 12) -> str:
@@ -147,9 +165,6 @@ def _scaled(value: float, base: int, units: tuple[str, ...], write: Callable[[fl
         scaled /= base
         position += 1
     if position == 0:
-        return f"{scaled:.3g} {units[0]}".strip() if scaled != round(scaled) else f"{round(scaled)} {units[0]}".strip()
+        number = f"{scaled:.3g}" if abs(scaled) < 100 else f"{round(scaled)}"
+        return f"{number} {units[0]}".strip()
     return f"{write(scaled)} {units[position]}"
-
-
-def _with_unit(text: str, unit: str, *, gap: str = " ") -> str:
-    return text if text == ABSENT else f"{text}{gap}{unit}"

@@ -11,6 +11,7 @@ import hashlib
 from importlib.resources import files
 from typing import Any
 
+from reports import palette
 from reports.charts import draw, swatch
 from reports.document import Panel, Report
 from reports.formatting import visible_lines
@@ -37,10 +38,12 @@ def render_html(report: Report) -> str:
         finalize=finalize,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    style, script = _own_file("page.css"), _own_file("page.js")
+    style, script = palette.style_sheet() + _own_file("page.css"), _own_file("page.js")
     return environment.get_template("page.html.j2").render(
         report=report,
+        # The files are this package's own, and nothing of the report has got into them.
         style=Markup(style),
         script=Markup(script),
         policy=_policy(style, script),

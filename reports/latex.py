@@ -35,10 +35,10 @@ _ESCAPES = {
     "µ": r"\textmu{}",
     "…": r"\ldots{}",
     "−": r"\textminus{}",
-    "\u00a0": "~",
 }
 _LAST_PLAIN = "\u017f"
-"""Beyond the Latin letters, a character may have no glyph in a paper's font and is written as its code point."""
+_WITHOUT_GLYPH = frozenset("ĦħĸĿŀŉŦŧſ")
+"""Beyond most Latin letters, characters have no glyph in a paper's font and are written as their code point."""
 
 _PREAMBLE = "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}, \\usepackage{textcomp} before LaTeX 2020."
 
@@ -56,7 +56,8 @@ def escape(text: str) -> str:
 def _escaped(character: str) -> str:
     if character in _ESCAPES:
         return _ESCAPES[character]
-    return character if character <= _LAST_PLAIN else rf"\texttt{{U+{ord(character):04X}}}"
+    has_glyph = character <= _LAST_PLAIN and character not in _WITHOUT_GLYPH
+    return character if has_glyph else rf"\texttt{{U+{ord(character):04X}}}"
 
 
 def _table(table: Table) -> str:

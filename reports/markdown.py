@@ -19,7 +19,7 @@ def render_markdown(report: Report) -> str:
     lines = [f"# {escape(report.title)}"]
     if report.subtitle:
         lines += ["", escape(report.subtitle)]
-    for section in report.sections:
+    for section in (section for section in report.sections if section.has_text):
         lines += ["", f"## {escape(section.title)}", *_section_lines(section)]
     return "\n".join(lines) + "\n"
 
@@ -28,8 +28,8 @@ def escape(text: str) -> str:
     """Text that reads as itself, on one line: no formatting, no block, no address, mention or issue that links."""
     shown = _FORMATTING.sub(lambda found: "\\" + found[0], visible(text))
     shown = "".join(_ENTITIES.get(character, character) for character in shown)
-    shown = _ADDRESS.sub(lambda found: f"&#{ord(found[0])};", shown)
     shown = _REFERENCE.sub(lambda found: f"{found[0]}<!-- -->", shown)
+    shown = _ADDRESS.sub(lambda found: f"&#{ord(found[0])};", shown)
     return _BLOCK_START.sub(r"\1\\\2", shown.lstrip())
 
 
@@ -37,13 +37,14 @@ def _section_lines(section: Section) -> list[str]:
     lines: list[str] = []
     for paragraph in section.paragraphs:
         lines += ["", escape(paragraph)]
-    if section.points:
-        lines += ["", *(f"- {escape(point)}" for point in section.points)]
+    if section.findings:
+        lines += ["", *(f"- **{escape(found.subject)}**: {escape(found.statement)}" for found in section.findings)]
     if section.commands:
         fence = "`" * (1 + max([2, *(len(run) for command in section.commands for run in re.findall("`+", command))]))
         lines += ["", f"{fence}sh", *(visible(command) for command in section.commands), fence]
     for table in section.tables:
-        lines += ["", f"### {escape(table.title)}", "", *_table_lines(table), "", escape(table.caption)]
+        lines += ["", f"### {escape(table.title)}"] if table.title != section.title else []
+        lines += ["", *_table_lines(table), "", escape(table.caption)]
     return lines
 
 

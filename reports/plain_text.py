@@ -21,7 +21,7 @@ def render_text(report: Report, *, width: int = _WIDTH) -> str:
     lines = [visible(report.title)]
     if report.subtitle:
         lines.append(visible(report.subtitle))
-    for section in report.sections:
+    for section in (section for section in report.sections if section.has_text):
         lines += ["", "", visible(section.title), "=" * _display_width(visible(section.title))]
         lines += _section_lines(section, width)
     return "\n".join(lines) + "\n"
@@ -31,17 +31,21 @@ def _section_lines(section: Section, width: int) -> list[str]:
     lines: list[str] = []
     for paragraph in section.paragraphs:
         lines += ["", *textwrap.wrap(visible(paragraph), width)]
-    if section.points:
+    if section.findings:
         lines.append("")
-        for point in section.points:
-            lines += textwrap.wrap(visible(point), width, initial_indent="- ", subsequent_indent="  ")
+        for finding in section.findings:
+            said = visible(f"{finding.subject}: {finding.statement}")
+            lines += textwrap.wrap(said, width, initial_indent="- ", subsequent_indent="  ")
     if section.commands:
         lines += ["", *(f"    {visible(command)}" for command in section.commands)]
     for table in section.tables:
-        lines += ["", visible(table.title), "-" * _display_width(visible(table.title))]
+        if table.title != section.title:
+            lines += ["", visible(table.title), "-" * _display_width(visible(table.title))]
+        lines.append("")
         for block in _column_blocks(table, width):
             lines += [*_block_lines(table, block), ""]
-        lines += textwrap.wrap(f"{visible(table.caption)} (* stands for bold.)", width)
+        has_best = any(cell.is_best for row in table.rows for cell in row.cells)
+        lines += textwrap.wrap(visible(table.caption) + (" (* stands for bold.)" if has_best else ""), width)
     return lines
 
 

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from reports import formatting
 from reports.accuracy_tables import loss_by_position
 from reports.document import Axis, Chart, FailureMark, Panel, Point, ReferenceLine, Series
+from reports.failures import FAILURE_TITLES
 from reports.quantities import (
     GENERATION_THROUGHPUT,
+    INFERENCE_MEMORY,
     INFERENCE_THROUGHPUT,
     STATE_SIZE,
     TRAINING_MEMORY,
@@ -40,13 +42,12 @@ def accuracy_by_length_chart(results: Results) -> Chart | None:
                 references=_baseline(task),
             )
         )
-    return _chart(
-        "accuracy-by-length",
-        "Accuracy against test length",
+    cross = "A cross at the bottom: not tested at that length, for the reason given below."
+    caption = (
         "Mean over seeds; the whiskers reach from the lowest seed to the highest. Dotted: a model that cannot see the "
-        "sequence. A cross at the bottom: not tested at that length, for the reason given below.",
-        panels,
+        f"sequence. {cross if any(panel.failures for panel in panels) else ''}"
     )
+    return _chart("accuracy-by-length", "Accuracy against test length", caption, panels)
 
 
 def learning_curves_chart(results: Results) -> Chart | None:
@@ -60,45 +61,31 @@ def learning_curves_chart(results: Results) -> Chart | None:
             Panel(
                 title=task.label,
                 kind="lines",
-                x=Axis(title="training step", write=formatting.compact_count, low=0),
+                x=Axis(title="training step", write=formatting.round_count, low=0),
                 y=_score_axis(task.metric),
                 series=tuple(series for entry in entries for series in _learning_curves(entry, task.metric)),
                 references=_baseline(task),
             )
         )
-    return _chart(
-        "learning-curves",
-        "Learning curves",
-        "Validation score at the selected learning rate. Thin: single seeds. Thick: their mean, as far as all of them "
-        "were trained.",
-        panels,
-    )
+    has_seeds = any(series.is_single_seed for panel in panels for series in panel.series)
+    seeds = "Thin: single seeds. Thick: their mean, as far as all of them were trained." if has_seeds else ""
+    caption = f"Validation score at the selected learning rate. {seeds}"
+    return _chart("learning-curves", "Learning curves", caption, panels)
 
 
 def throughput_chart(results: Results) -> Chart | None:
     """Training, inference and generation throughput against length."""
-    quantities = (TRAINING_THROUGHPUT, INFERENCE_THROUGHPUT, GENERATION_THROUGHPUT)
-    return _chart(
-        "throughput",
-        "Throughput against length",
-        "Median of the timed calls, both axes logarithmic. The whiskers are the 95 % interval of the median, often too "
-        "small to see. A cross at the bottom: the model failed at that length.",
-        [panel for setting in results.cost_settings for panel in _cost_panels(results, setting, quantities)],
-    )
+    panels = _panels_of_quantities(results, (TRAINING_THROUGHPUT, INFERENCE_THROUGHPUT, GENERATION_THROUGHPUT))
+    whiskers = "The whiskers are the 95 % interval of the median, often too small to see." if _has_lines(panels) else ""
+    caption = f"Median of the timed calls. {whiskers} {_reading_aid(panels)}"
+    return _chart("throughput", "Throughput against length", caption, panels)
 
 
 def memory_chart(results: Results) -> Chart | None:
-    """Peak training memory and generation state against length."""
-    return _chart(
-        "memory",
-        "Memory against length",
-        "Both axes logarithmic. A cross at the bottom: the model failed at that length.",
-        [
-            panel
-            for setting in results.cost_settings
-            for panel in _cost_panels(results, setting, (TRAINING_MEMORY, STATE_SIZE))
-        ],
-    )
+    """Peak memory and generation state against length."""
+    panels = _panels_of_quantities(results, (TRAINING_MEMORY, INFERENCE_MEMORY, STATE_SIZE))
+    caption = f"Generation state is what one sequence must keep to go on. {_reading_aid(panels)}"
+    return _chart("memory", "Memory against length", caption, panels)
 
 
 def trade_off_chart(results: Results) -> Chart | None:
@@ -117,16 +104,16 @@ def loss_by_position_chart(results: Results) -> Chart | None:
     """Test loss against the position in the sequence."""
     panels = []
     for task in results.tasks:
-        losses = {entry: loss_by_position(entry) for entry in results.accuracy_on(task)}
-        if not any(losses.values()):
+        losses = [(entry, loss_by_position(entry)) for entry in results.accuracy_on(task)]
+        if not any(found for _, found in losses):
             continue
         panels.append(
             Panel(
                 title=task.label,
                 kind="lines",
                 x=Axis(title="tokens read so far", write=formatting.exact_count, scale="log2"),
-                y=Axis(title="loss in nats", write=formatting.decimal),
-                series=tuple(_losses_by_position(entry, found) for entry, found in losses.items() if found),
+                y=Axis(title="loss in nats", write=formatting.round_decimal),
+                series=tuple(_losses_by_position(entry, found) for entry, found in losses if found),
             )
         )
     return _chart("loss-by-position", "Loss by position", "Mean over seeds, at the longest test length.", panels)
@@ -168,14 +155,31 @@ def pareto_frontier(points: Sequence[tuple[float, float]]) -> tuple[tuple[float,
     return tuple(reversed(frontier))
 
 
+def _panels_of_quantities(results: Results, quantities: Sequence[Quantity]) -> list[Panel]:
+    return [panel for setting in results.cost_settings for panel in _cost_panels(results, setting, quantities)]
+
+
+def _has_lines(panels: Sequence[Panel]) -> bool:
+    return any(panel.kind == "lines" for panel in panels)
+
+
+def _reading_aid(panels: Sequence[Panel]) -> str:
+    """What must be known to read the panels that are there."""
+    axes = "In the line charts both axes are logarithmic." if _has_lines(panels) else ""
+    crosses = "A cross at the bottom: the model failed at that length." if any(p.failures for p in panels) else ""
+    return f"{axes} {crosses}".strip()
+
+
 def _chart(name: str, title: str, caption: str, panels: Sequence[Panel]) -> Chart | None:
-    return Chart(name=name, title=title, caption=caption, panels=tuple(panels)) if panels else None
+    if not panels:
+        return None
+    return Chart(name=name, title=title, caption=" ".join(caption.split()), panels=tuple(panels))
 
 
 def _score_axis(metric: Metric) -> Axis:
     if metric.is_share:
         return Axis(title=metric.title, write=_whole_percent, low=0, high=1)
-    return Axis(title=f"{metric.title} (better is up)", write=formatting.decimal, is_reversed=True)
+    return Axis(title=f"{metric.title} (better is up)", write=formatting.round_decimal, is_reversed=True)
 
 
 def _whole_percent(share: float | None) -> str:
@@ -276,22 +280,24 @@ def _cost_panels(results: Results, setting: CostSetting, quantities: Sequence[Qu
         series = [_quantity_by_length(entry, quantity) for entry in entries]
         if not any(line.points for line in series):
             continue
-        title = f"{quantity.title}, {quantity.unit}" if quantity.unit else quantity.title
         panels.append(
             Panel(
-                title=f"{title} — {setting.label}",
+                title=quantity.title,
+                subtitle=setting.label,
                 kind="lines" if len({point.x for line in series for point in line.points}) > 1 else "bars",
                 x=_CONTEXT if quantity.is_of_generation else _LENGTH,
-                y=Axis(
-                    title=quantity.unit or "memory",
-                    write=quantity.write,
-                    scale="log10" if quantity.unit == "tokens/s" else "log2",
-                ),
+                y=_quantity_axis(quantity),
                 series=tuple(line for line in series if line.points),
                 failures=() if quantity.is_of_generation else tuple(_failure_marks(entries)),
             )
         )
     return panels
+
+
+def _quantity_axis(quantity: Quantity) -> Axis:
+    if quantity.unit == "tokens/s":
+        return Axis(title=quantity.unit, write=formatting.round_count, scale="log10")
+    return Axis(title="memory", write=quantity.write, scale="log2")
 
 
 def _quantity_by_length(entry: CostEntry, quantity: Quantity) -> Series:
@@ -323,7 +329,7 @@ def _failure_marks(entries: Sequence[CostEntry]) -> list[FailureMark]:
         FailureMark(
             length,
             entry.model.index,
-            f"{entry.model.label} at {length:,} tokens: {outcome.failure.kind.replace('_', ' ')}",
+            f"{entry.model.label} at {length:,} tokens: {FAILURE_TITLES[outcome.failure.kind]}",
         )
         for entry in entries
         for length, outcome in entry.outcomes.items()
@@ -353,9 +359,10 @@ def _trade_off_panels(results: Results, task: TaskVariant) -> list[Panel]:
         ranked = [(line.points[0].x, metric.rank(line.points[0].y)) for line in series]
         panels.append(
             Panel(
-                title=f"{task.label} · training throughput at {length:,} tokens",
+                title=task.label,
+                subtitle=f"training timed at {length:,} tokens, batch {setting.batch_size}",
                 kind="scatter",
-                x=Axis(title="training tokens/s", write=formatting.compact_count, scale="log10"),
+                x=Axis(title="training tokens/s", write=formatting.round_count, scale="log10"),
                 y=_score_axis(metric),
                 series=tuple(series),
                 frontier=tuple((x, metric.rank(y)) for x, y in pareto_frontier(ranked)),

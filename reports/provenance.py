@@ -1,18 +1,15 @@
-"""`Results` -> where the numbers come from: what really ran, the data, the machine, how to run it again."""
+"""`Results` -> where the numbers come from: what really ran, the data that was seen, the machine."""
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 from reports import formatting
 from reports.document import Column, Row, Table, TableCell, number_cell, text_cell
 from reports.formatting import counted, listed
-from reports.results import AccuracyEntry, ModelVariant, Outcome, Results, TaskVariant
-from suite.records import Environment, Measurement, Record
-from suite.spec import Cell, canonical_json
+from reports.results import ModelVariant, Results, TaskVariant
+from suite.records import Environment, Record
 
 
 def implementations_table(results: Results) -> Table | None:
@@ -128,141 +125,6 @@ def describe_environment(environment: Environment) -> dict[str, str]:
     return described | {name: environment.versions[name] for name in sorted(environment.versions)}
 
 
-def configurations_table(results: Results) -> Table | None:
-    """Every model as it was built for every task."""
-    rows = []
-    seen: set[str] = set()
-    for outcome in sorted(results.outcomes, key=lambda outcome: _place(results, outcome)):
-        cell = outcome.cell
-        if cell.configuration_id not in seen:
-            seen.add(cell.configuration_id)
-            rows.append(_configuration_row(results, cell))
-    if not rows:
-        return None
-    return Table(
-        name="configurations",
-        title="Models as built",
-        caption="Accuracy and cost are joined by the configuration's identifier, a digest of everything in its row.",
-        row_title="Model",
-        columns=(
-            Column(title="Configuration", is_text=True),
-            Column(title="Parameters"),
-            Column(title="Non-embedding"),
-            Column(title="Width"),
-            Column(title="Layers"),
-            Column(title="Device", is_text=True),
-            Column(title="Precision", is_text=True),
-            Column(title="Settings", is_text=True),
-        ),
-        rows=tuple(rows),
-    )
-
-
-def tasks_table(results: Results) -> Table | None:
-    """Every task with its settings and the budget that all models had on it."""
-    rows = []
-    for task in results.tasks:
-        entries = results.accuracy_on(task)
-        cells = [outcome.cell for entry in entries for trial in entry.trials for outcome in trial.outcomes]
-        rates = sorted({trial.learning_rate for entry in entries for trial in entry.trials})
-        seeds = sorted({cell.seed for cell in cells if cell.seed is not None})
-        budget = cells[0].budget
-        rows.append(
-            Row(
-                header=task.label,
-                cells=(
-                    text_cell(settings_text(cells[0].task.settings)),
-                    text_cell(settings_text(budget.model_dump(mode="json")) if budget is not None else ""),
-                    text_cell(", ".join(map(formatting.learning_rate, rates))),
-                    text_cell(", ".join(map(str, seeds))),
-                ),
-            )
-        )
-    if not rows:
-        return None
-    return Table(
-        name="tasks",
-        title="Tasks and budgets",
-        caption="The budget is the same for every model.",
-        row_title="Task",
-        columns=(
-            Column(title="Settings", is_text=True),
-            Column(title="Budget", is_text=True),
-            Column(title="Learning rates tried", is_text=True),
-            Column(title="Seeds", is_text=True),
-        ),
-        rows=tuple(rows),
-    )
-
-
-def optimizer_table(results: Results) -> Table | None:
-    """The optimizer's parameter groups of every model; None if no record holds any."""
-    rows: list[Row] = []
-    for model in results.models:
-        described: dict[str, TableCell] = {}
-        for entry in results.accuracy:
-            measurement = _measurement_of(entry) if entry.model == model else None
-            for group in measurement.parameter_groups if measurement is not None else ():
-                cell = _parameter_group_cell(group)
-                described.setdefault(canonical_json([cell.text, cell.note]), cell)
-        rows += [Row(header=model.label, series=model.index, cells=(cell,)) for cell in described.values()]
-    if not rows:
-        return None
-    return Table(
-        name="optimizer",
-        title="Optimizer groups",
-        caption="Which parameters decay, and at what learning rate, as the optimizer had them.",
-        row_title="Model",
-        columns=(Column(title="Group", is_text=True),),
-        rows=tuple(rows),
-    )
-
-
-def reproduction_commands(results: Results) -> tuple[str, ...]:
-    """Shell commands that run the same again; names are quoted for the shell."""
-    spec = results.spec
-    commits = sorted(
-        {env.git_commit for env in (record.environment for record in results.records) if env and env.git_commit}
-    )
-    checkout = (f"git checkout {shlex.quote(formatting.visible(commits[0]))}",) if len(commits) == 1 else ()
-    if spec is not None:
-        models, tasks = list(spec.models), list(spec.tasks)
-    else:
-        models = list(dict.fromkeys(model.name for model in results.models))
-        tasks = sorted({outcome.cell.task.name for outcome in results.outcomes})
-    if not models or not tasks:
-        return checkout
-    command = ["suite", "run", "--models", ",".join(models), "--tasks", ",".join(tasks)]
-    if spec is not None:
-        command += ["--preset", spec.preset, *_place_options(spec.cells)]
-        for plugin in spec.plugins:
-            command += ["--plugin", plugin]
-    return (*checkout, shlex.join(formatting.visible(word) for word in command))
-
-
-def _place_options(cells: Iterable[Cell]) -> list[str]:
-    """Seeds, device and precision, where the whole run shares them."""
-    cells = list(cells)
-    options = []
-    seeds = sorted({cell.seed for cell in cells if cell.seed is not None})
-    if seeds:
-        options += ["--seeds", ",".join(map(str, seeds))]
-    for option, values in (
-        ("--device", {cell.device for cell in cells}),
-        ("--precision", {cell.precision for cell in cells}),
-    ):
-        if len(values) == 1:
-            options += [option, *values]
-    return options
-
-
-def settings_text(settings: Any) -> str:
-    """Settings in one line: key = value, …"""
-    return ", ".join(
-        f"{key} = {value if isinstance(value, str) else canonical_json(value)}" for key, value in settings.items()
-    )
-
-
 def _digests(results: Results, task: TaskVariant) -> dict[int, dict[str, set[str]]]:
     """Seed -> digest -> the models that saw it, of every seed that two models were measured with."""
     digests: dict[int, dict[str, set[str]]] = {}
@@ -311,53 +173,3 @@ def _with_counts(values: Counter[str]) -> str:
     if len(values) == 1:
         return next(iter(values))
     return " · ".join(f"{value} ({counted(number, 'cell')})" for value, number in values.most_common())
-
-
-def _place(results: Results, outcome: Outcome) -> tuple[str, int]:
-    return results.task_label_of[outcome.cell.id], results.model_of[outcome.cell.id].index
-
-
-def _configuration_row(results: Results, cell: Cell) -> Row:
-    model = results.model_of[cell.id]
-    measurement = next(
-        (
-            outcome.measurement
-            for outcome in results.outcomes
-            if outcome.measurement is not None and outcome.cell.configuration_id == cell.configuration_id
-        ),
-        None,
-    )
-    return Row(
-        header=model.label,
-        series=model.index,
-        group=results.task_label_of[cell.id],
-        cells=(
-            text_cell(cell.configuration_id),
-            number_cell(measurement.num_parameters if measurement else None, formatting.exact_count),
-            number_cell(measurement.num_non_embedding_parameters if measurement else None, formatting.exact_count),
-            number_cell(cell.shell.width, formatting.exact_count),
-            number_cell(cell.shell.num_layers, formatting.exact_count),
-            text_cell(cell.device),
-            text_cell(cell.precision),
-            text_cell(settings_text(cell.model.settings)),
-        ),
-    )
-
-
-def _measurement_of(entry: AccuracyEntry) -> Measurement | None:
-    trials = [entry.selected] if entry.selected is not None else list(entry.trials)
-    return next(
-        (outcome.measurement for trial in trials for outcome in trial.outcomes if outcome.measurement is not None), None
-    )
-
-
-def _parameter_group_cell(group: dict[str, Any]) -> TableCell:
-    """Single values as they are; a list of names as its length, with the names behind it."""
-    lists = {key: value for key, value in group.items() if isinstance(value, (list, tuple))}
-    single = settings_text({key: value for key, value in group.items() if key not in lists})
-    return TableCell(
-        text=single or formatting.ABSENT,
-        value=single or None,
-        details=tuple(f"{key}: {len(value)}" for key, value in lists.items()),
-        note="\n".join(str(name) for value in lists.values() for name in value),
-    )

@@ -68,6 +68,14 @@ def seconds_per_token(timing: Timing, batch_size: int) -> Estimate | None:
     return Estimate(seconds.median / tokens_per_sequence, interval)
 
 
+def slow_seconds_per_token(timing: Timing, batch_size: int) -> Estimate | None:
+    """What 95 % of the calls stay below, per token of each sequence; None without positive, finite samples."""
+    seconds = _summary(timing)
+    if seconds is None:
+        return None
+    return Estimate(seconds.ninety_fifth_percentile * batch_size / timing.tokens_per_call)
+
+
 def _summary(timing: Timing) -> TimingSummary | None:
     if not timing.samples_seconds or not all(0 < sample < math.inf for sample in timing.samples_seconds):
         return None
@@ -106,17 +114,26 @@ INFERENCE_THROUGHPUT = _throughput("inference")
 GENERATION_THROUGHPUT = _throughput("generation")
 GENERATION_LATENCY = Quantity(
     name="generation_seconds_per_token",
-    title="Time per generated token",
-    unit="",
+    title="Per token",
+    unit="generated, median",
     higher_is_better=False,
     write=formatting.duration,
     read=lambda cost, batch_size: seconds_per_token(cost.generation, batch_size),
     is_of_generation=True,
 )
+SLOW_GENERATION_LATENCY = Quantity(
+    name="slow_generation_seconds_per_token",
+    title="Per token, 95 %",
+    unit="generated, or less",
+    higher_is_better=False,
+    write=formatting.duration,
+    read=lambda cost, batch_size: slow_seconds_per_token(cost.generation, batch_size),
+    is_of_generation=True,
+)
 FIRST_TRAINING_STEP = Quantity(
     name="training_first_call_seconds",
-    title="First training step",
-    unit="",
+    title="First step",
+    unit="of training",
     higher_is_better=False,
     write=formatting.duration,
     read=lambda cost, _: _exactly(cost.training.first_call_seconds),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from reports import accuracy_tables, cost_tables, failures, plots, provenance
+from reports import accuracy_tables, cost_tables, failures, plots, provenance, setup_tables
 from reports.document import Chart, Report, Section, Table
 from reports.findings import key_findings, what_was_compared
 from reports.gathering import gather
@@ -33,7 +33,7 @@ def build_report(records: Iterable[Record], spec: RunSpec | None = None) -> Repo
             name="summary",
             title="In short",
             paragraphs=(what_was_compared(results),),
-            points=tuple(key_findings(results)),
+            findings=tuple(key_findings(results)),
         ),
         _section("accuracy", "Accuracy", tables=[accuracy_tables.accuracy_table(results)]),
         _section(
@@ -75,7 +75,7 @@ def build_report(records: Iterable[Record], spec: RunSpec | None = None) -> Repo
             name="reproduce",
             title="How to reproduce",
             paragraphs=(_reproduction_paragraph(results),),
-            commands=provenance.reproduction_commands(results),
+            commands=setup_tables.reproduction_commands(results),
         ),
     ]
     return Report(
@@ -109,9 +109,9 @@ def _provenance_section(results: Results) -> Section:
         provenance.implementations_table(results),
         provenance.data_table(results),
         provenance.environment_table(results.records),
-        provenance.tasks_table(results),
-        provenance.configurations_table(results),
-        provenance.optimizer_table(results),
+        setup_tables.tasks_table(results),
+        setup_tables.configurations_table(results),
+        setup_tables.optimizer_table(results),
     ]
     return Section(
         name="provenance",

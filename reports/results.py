@@ -165,7 +165,7 @@ class Trial:
     outcomes: tuple[Outcome, ...]
     metric: Metric | None
 
-    @property
+    @cached_property
     def measured(self) -> list[tuple[int, Accuracy]]:
         """(seed, accuracy) of every seed with a finite validation and test score."""
         if self.metric is None:
@@ -177,7 +177,7 @@ class Trial:
             if accuracy is not None and _best_validation(accuracy, self.metric) is not None
         ]
 
-    @property
+    @cached_property
     def validation_scores(self) -> list[float]:
         """The best validation of each measured seed."""
         if self.metric is None:
@@ -222,9 +222,9 @@ class AccuracyEntry:
 
     @property
     def is_at_edge_of_grid(self) -> bool:
-        """Whether a learning rate beyond those tried might have been better."""
+        """Whether a learning rate beyond the three or more that were tried might have been better."""
         tried = [trial.learning_rate for trial in self.trials]
-        return self.selected is not None and len(tried) > 1 and self.selected.learning_rate in (tried[0], tried[-1])
+        return self.selected is not None and len(tried) > 2 and self.selected.learning_rate in (tried[0], tried[-1])
 
     @property
     def failures(self) -> list[Failure]:
@@ -236,7 +236,7 @@ class AccuracyEntry:
         """Tokens of the sequences that were trained and validated on."""
         return next((accuracy.curve[0].validation.length for _, accuracy in self._measured if accuracy.curve), None)
 
-    @property
+    @cached_property
     def test_lengths(self) -> list[int]:
         """The lengths at which a seed has a score."""
         return sorted({evaluation.length for _, accuracy in self._measured for evaluation in accuracy.test})
@@ -265,7 +265,7 @@ class AccuracyEntry:
         }
         return {seed: score for seed, score in scores.items() if score is not None}
 
-    @property
+    @cached_property
     def reported_scores(self) -> dict[int, float]:
         """Seed -> test score at the reported length."""
         return self.test_scores(self.reported_length)

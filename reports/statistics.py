@@ -119,16 +119,14 @@ class TimingSummary:
     """Seconds of the timed calls of one activity."""
 
     median: float
-    fifth_percentile: float
     ninety_fifth_percentile: float
     interval: Interval | None
     """Of the median."""
-    num_samples: int
 
 
 @lru_cache(maxsize=4096)
 def summarize_timing(samples_seconds: tuple[float, ...]) -> TimingSummary:
-    """Median, percentiles (linear between samples) and bootstrap interval of the median.
+    """Median with its bootstrap interval, and 95th percentile (linear between samples).
 
     Raises:
         ValueError: no samples, or one that is not a finite number.
@@ -138,8 +136,8 @@ def summarize_timing(samples_seconds: tuple[float, ...]) -> TimingSummary:
     import numpy as np
 
     _expect_finite(samples_seconds)
-    fifth, median, ninety_fifth = (float(value) for value in np.percentile(samples_seconds, [5, 50, 95]))
-    return TimingSummary(median, fifth, ninety_fifth, median_interval(samples_seconds), len(samples_seconds))
+    median, ninety_fifth = (float(value) for value in np.percentile(samples_seconds, [50, 95]))
+    return TimingSummary(median, ninety_fifth, median_interval(samples_seconds))
 
 
 def _can_bound_a_median(num_samples: int, confidence: float) -> bool:

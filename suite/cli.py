@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from suite.errors import StoreError, SuiteError, UsageError
 
@@ -37,6 +38,9 @@ console = Console()
 errors = Console(stderr=True)
 
 DEFAULT_OUT = Path("results")
+
+_MAIN_SECTIONS = ("summary", "accuracy", "throughput", "memory", "failures")
+"""What the terminal shows at the end of a run; the page and `suite report` show all."""
 
 
 class Format(StrEnum):
@@ -108,9 +112,7 @@ def run(
         num_jobs = jobs or (1 if spec.cells[0].device == "cuda" else _num_cores())
         interrupted = _run_cells(spec, store, num_jobs, timeout, retry_failed, missing)
     records = _of_spec(store.records(), spec)
-    page = _write_page(records, spec, out)
-    _print_tables(records, spec)
-    console.print(f"\nReport: {page}", soft_wrap=True, highlight=False)
+    page = _publish(records, spec, out)
     if open_report:
         _open(page)
     if interrupted:
@@ -208,8 +210,8 @@ def check(
     num_broken = 0
     for claim, violation in check_plugin(plugin):
         mark = "[green]✓[/]" if violation is None else "[red]✗[/]"
-        console.print(f"{mark} ", end="")
-        console.print(claim if violation is None else f"{claim}\n    {violation}", markup=False, highlight=False)
+        said = claim if violation is None else f"{claim}\n    {violation}"
+        console.print(f"{mark} {escape(said)}", highlight=False, soft_wrap=True)
         num_broken += violation is not None
     if num_broken:
         errors.print(f"{num_broken} promises are broken.", highlight=False)
@@ -300,19 +302,17 @@ def _of_spec(records: list[Record], spec: RunSpec) -> list[Record]:
     return [record for record in records if record.cell_id in wanted]
 
 
-def _write_page(records: list[Record], spec: RunSpec, out: Path) -> Path:
+def _publish(records: list[Record], spec: RunSpec, out: Path) -> Path:
+    """Writes the page, prints its main tables and says where it lies."""
     from reports import build_report, render
 
+    whole = build_report(records, spec)
     page = (out / "report.html").resolve()
-    _write_file(page, render(build_report(records, spec), "html"))
-    return page
-
-
-def _print_tables(records: list[Record], spec: RunSpec) -> None:
-    from reports import build_report, render
-
+    _write_file(page, render(whole, "html"))
     print()
-    print(render(build_report(records, spec), "text"))
+    print(render(whole.only(*_MAIN_SECTIONS), "text"))
+    console.print(f"Report: {page}", soft_wrap=True, highlight=False)
+    return page
 
 
 def _write_file(path: Path, content: str) -> None:

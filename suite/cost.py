@@ -39,7 +39,7 @@ def measure_cost(trainee: Trainee, listener: Listener) -> Cost:
     peaks = [trainee.memory.of(train), trainee.memory.of(infer)]
     listener(Progress(0.3, "timing training and inference"))
     samples = interleaved_seconds(
-        [train, infer], trainee.device, num_warmup_rounds=1, min_rounds=5, max_rounds=30, seconds=1.0
+        [train, infer], trainee.device, num_warmup_rounds=1, min_rounds=10, max_rounds=30, seconds=0.5
     )
     training, inference = (
         Timing(
@@ -52,12 +52,14 @@ def measure_cost(trainee: Trainee, listener: Listener) -> Cost:
     )
     listener(Progress(0.6, "timing generation"))
     context = min(length, MAX_GENERATION_CONTEXT)
+    with trainee.autocast():
+        num_state_bytes = state_bytes(trainee.shell.initial_state(1, context))
     return Cost(
         training=training,
         inference=inference,
         generation=_measure_generation(trainee, inputs, context),
         generation_context=context,
-        state_bytes=state_bytes(trainee.shell.initial_state(1, context)),
+        state_bytes=num_state_bytes,
     )
 
 

@@ -118,7 +118,12 @@ def plan(request: Request, registry: Registry) -> RunSpec:
                 for length in preset.cost_lengths
             ]
     return RunSpec(
-        models=tuple(models), tasks=tuple(tasks), preset=request.preset, plugins=request.plugins, cells=tuple(cells)
+        models=tuple(models),
+        tasks=tuple(tasks),
+        preset=request.preset,
+        plugins=request.plugins,
+        overrides=request.overrides,
+        cells=tuple(cells),
     )
 
 

@@ -24,6 +24,7 @@ IGNORED = -100
 """The target at a position that is not scored (torch's `ignore_index`)."""
 
 Split = Literal["train", "validation", "test"]
+Metric = Literal["token_accuracy", "sequence_accuracy", "bits_per_byte"]
 IntArray = npt.NDArray[np.int64]
 
 
@@ -83,7 +84,7 @@ class Task(_Plugin):
 
     presets: ClassVar[Mapping[str, Preset]]
     """At least `quick`; usually `standard` and `paper` as well."""
-    metric: ClassVar[Literal["token_accuracy", "sequence_accuracy", "bits_per_byte"]] = "token_accuracy"
+    metric: ClassVar[Metric] = "token_accuracy"
     """What validation selects by and the report shows first."""
 
     @property
@@ -126,7 +127,10 @@ class Model(_Plugin):
 
 
 class Branch(Protocol):
-    """A causal map of the residual stream, in parallel over time and step by step, with the same result."""
+    """A causal map of the residual stream, in parallel over time and step by step, with the same result.
+
+    If its last linear map is called `output_projection`, the shell scales its first weights to the depth of the model.
+    """
 
     def __call__(self, x: Tensor) -> Tensor:
         """(batch, length, width) to the same shape."""

@@ -160,6 +160,8 @@ class RunSpec(Settings):
     preset: str
     plugins: tuple[str, ...] = ()
     """Files given with --plugin."""
+    overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Settings given with --set or in an experiment file, by section."""
     cells: tuple[Cell, ...]
 
 

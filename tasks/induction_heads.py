@@ -8,7 +8,7 @@ latest, and the token at L - 2 is never the answer.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -55,10 +55,13 @@ class InductionHeads(Task):
             """Tokens that can be an answer."""
             return self.vocab_size - (2 if self.has_unused_token else 1)
 
-    presets: ClassVar = {
+    presets = {
         "quick": Preset(
-            budget=Budget(steps=1200, batch_size=32, evaluate_every=50, stop_at=0.99),
+            settings={"length": 32, "vocab_size": 8, "test_lengths": [2**power for power in range(4, 10)]},
+            shell=ShellSettings(width=32, num_layers=2),
+            budget=Budget(steps=700, batch_size=32, warmup_steps=50, schedule="cosine", evaluate_every=100),
             learning_rates=(3e-3,),
+            num_seeds=2,
             cost_lengths=(32,),
         ),
         "standard": Preset(

@@ -7,7 +7,7 @@ was trained on.
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 from pydantic import model_validator
@@ -73,12 +73,13 @@ class LongRangeLM(Task):
             every = read_manifest().parts
             return tuple(part for part in every if self.parts is None or part in self.parts)
 
-    presets: ClassVar = {
+    presets = {
         "quick": Preset(
             settings={"parts": ["shakespeare"], "test_lengths": [128, 512]},
-            budget=Budget(steps=600, batch_size=16, warmup_steps=20, evaluate_every=100),
-            learning_rates=(3e-3,),
-            cost_lengths=(128, 512, 2048),
+            budget=Budget(steps=250, batch_size=8, warmup_steps=20, schedule="cosine", evaluate_every=50),
+            learning_rates=(5e-3,),
+            cost_lengths=(128, 512, 1024),
+            cost_batch_size=2,
         ),
         "standard": Preset(
             settings={"length": 1024, "test_lengths": [1024, 4096]},

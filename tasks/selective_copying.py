@@ -8,7 +8,7 @@ published. This is the `variable` copying task of the same authors' S4 code; wha
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -58,11 +58,16 @@ class SelectiveCopying(Task):
             uncounted = {"noise": 2 * self.num_tokens, "noise_and_data": self.num_tokens, "everything": 0}
             return length + uncounted[self.length_counts]
 
-    presets: ClassVar = {
+    presets = {
         "quick": Preset(
-            budget=Budget(steps=1200, batch_size=32, evaluate_every=50, stop_at=0.99),
-            learning_rates=(3e-3,),
-            cost_lengths=(52,),
+            settings={"length": 64, "num_tokens": 3, "vocab_size": 16},
+            shell=ShellSettings(width=32, num_layers=2),
+            budget=Budget(
+                steps=1000, batch_size=16, warmup_steps=50, schedule="cosine", evaluate_every=100, stop_at=0.99
+            ),
+            learning_rates=(5e-3,),
+            num_seeds=2,
+            cost_lengths=(67,),
         ),
         "standard": Preset(
             settings={"length": 256, "num_tokens": 16, "vocab_size": 16},

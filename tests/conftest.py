@@ -7,7 +7,6 @@ import os
 # Before torch and numba are imported: the tests of two processes must not fight for the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import jaxtyping
@@ -22,6 +21,5 @@ jaxtyping.install_import_hook("models", "beartype.beartype")
 
 
 @pytest.fixture(autouse=True)
-def _own_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
 
 import numpy as np
 
@@ -21,7 +20,7 @@ class ReverseCopy(Task):
         """Symbols to read; as many answers follow."""
         num_symbols: int = 8
 
-    presets: ClassVar = {"quick": Preset(budget=Budget(steps=1500, evaluate_every=50, stop_at=0.99))}
+    presets = {"quick": Preset(budget=Budget(steps=1500, evaluate_every=50, stop_at=0.99))}
 
     @property
     def vocab_size(self) -> int:

@@ -10,7 +10,6 @@ key heads than query heads: each serves a group of query heads (Ainslie et al. 2
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
 
 import torch
 from jaxtyping import Float
@@ -65,8 +64,7 @@ def causal_attention(
     _check(q, k, v, "k", "v", (batch, length), head_size)
     _check_window(window)
     q, k, v = _autocast(q), _autocast(k), _autocast(v)
-    y: Tensor = _choose(implementation, q, k, v).attention(q, k, v, True, window)
-    return y
+    return _attend(implementation, q, k, v, True, window)
 
 
 def attention_step(
@@ -78,7 +76,7 @@ def attention_step(
     window: int | None = None,
     implementation: str = "auto",
 ) -> Float[Tensor, "batch heads head_size"]:
-    """The attended values for the newest position, whose key and value are the last of the first `length` in the caches.
+    """The attended values for the newest of the first `length` positions in the caches, those that are filled.
 
     Raises:
         ValueError: a shape, dtype or device disagrees with the others, the window is below 1, or the caches do not hold
@@ -95,22 +93,22 @@ def attention_step(
         raise ValueError(f"length is {length}; it must be from 1 to the capacity of the caches, {capacity}")
     first = 0 if window is None else max(0, length - window)
     q, k, v = _autocast(q.unsqueeze(1)), _autocast(k_cache[:, first:length]), _autocast(v_cache[:, first:length])
-    y: Tensor = _choose(implementation, q, k, v).attention(q, k, v, False, None)
-    return y.squeeze(1)
+    return _attend(implementation, q, k, v, False, None).squeeze(1)
 
 
-def _choose(implementation: str, q: Tensor, k: Tensor, v: Tensor) -> ModuleType:
-    # Unlike other operations, one that runs on the device may still refuse the dtype or the head size.
+def _attend(implementation: str, q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None) -> Tensor:
+    # Unlike other operations, one that runs on the device may still refuse the dtype, the head size or the window.
     if implementation != "auto" and implementation not in OPERATION.implementations:
-        return OPERATION.choose(implementation, q.device)
+        OPERATION.choose(implementation, q.device)
     names = list(OPERATION.implementations) if implementation == "auto" else [implementation]
     reasons = []
     for name in names:
         module = importlib.import_module(OPERATION.implementations[name])
-        reason = module.unavailable(q.device) or module.unsuited(q, k, v)
+        reason = module.unavailable(q.device) or module.unsuited(q, k, v, is_causal, window)
         if reason is None:
             note(OPERATION.name, name)
-            return module
+            y: Tensor = module.attention(q, k, v, is_causal, window)
+            return y
         reasons.append(f"{name}: {reason}")
     raise ImplementationUnavailable(f"attention cannot run here as {implementation!r}. {'; '.join(reasons)}")
 

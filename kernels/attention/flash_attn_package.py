@@ -20,7 +20,7 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
-def unsuited(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+def unsuited(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None) -> str | None:
     """Why it does not take these inputs."""
     if q.dtype not in (torch.float16, torch.bfloat16):
         return f"it takes float16 and bfloat16, not {q.dtype}"

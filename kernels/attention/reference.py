@@ -18,7 +18,7 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
-def unsuited(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+def unsuited(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None) -> str | None:
     """It takes everything."""
     return None
 

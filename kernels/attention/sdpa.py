@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.backends.cuda import SDPAParams
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import pad, scaled_dot_product_attention
 
@@ -16,10 +19,25 @@ def attention(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor, is_causal: b
         return _attend_in_window(q, k, v, window)
 
 
-def parameters(q: Tensor, k: Tensor, v: Tensor, is_causal: bool) -> torch.backends.cuda.SDPAParams:
-    """What torch's own tests of whether a backend takes the inputs want to know."""
+def unsuited(
+    can_use: Callable[[SDPAParams], bool], q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None
+) -> str | None:
+    """Why a backend does not take these inputs, by torch's own test of it."""
+    if window is None or window >= q.shape[1]:
+        is_taken = can_use(_parameters(q, k, v, is_causal, None))
+    else:
+        mask = _window_mask(window, q.device)[:, : k.shape[1]]
+        first, both = slice(0, window), slice(0, 2 * window)
+        is_taken = can_use(_parameters(q[:, first], k[:, first], v[:, first], True, None)) and can_use(
+            _parameters(q[:, first], k[:, both], v[:, both], False, mask)
+        )
+    wanted = f"{q.dtype} with head size {q.shape[-1]}" + ("" if window is None else " and a window")
+    return None if is_taken else f"it does not take {wanted} here"
+
+
+def _parameters(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, mask: Tensor | None) -> SDPAParams:
     q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
-    return torch.backends.cuda.SDPAParams(q, k, v, None, 0.0, is_causal, q.shape[1] != k.shape[1])
+    return SDPAParams(q, k, v, mask, 0.0, is_causal, q.shape[1] != k.shape[1])
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, *, is_causal: bool = False, mask: Tensor | None = None) -> Tensor:
@@ -34,18 +52,21 @@ def _attend_in_window(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     # first block has none before and is plainly causal.
     length = q.shape[1]
     end = -length % window
-    start_of_window = torch.arange(1, window + 1, device=q.device).unsqueeze(1)
-    key = torch.arange(2 * window, device=q.device)
-    mask = (key >= start_of_window) & (key < start_of_window + window)
-
     first = _attend(q[:, :window], k[:, :window], v[:, :window], is_causal=True)
     later = _attend(
         _blocks(pad(q[:, window:], (0, 0, 0, 0, 0, end)), window, window),
         _blocks(pad(k, (0, 0, 0, 0, 0, end)), 2 * window, window),
         _blocks(pad(v, (0, 0, 0, 0, 0, end)), 2 * window, window),
-        mask=mask,
+        mask=_window_mask(window, q.device),
     )
     return torch.cat([first, later.reshape(q.shape[0], -1, *q.shape[2:])], dim=1)[:, :length]
+
+
+def _window_mask(window: int, device: torch.device) -> Tensor:
+    """(window, 2 window): which keys of its own block and the one before a query of the block sees."""
+    first_key = torch.arange(1, window + 1, device=device).unsqueeze(1)
+    key = torch.arange(2 * window, device=device)
+    return (key >= first_key) & (key < first_key + window)
 
 
 def _blocks(tensor: Tensor, size: int, step: int) -> Tensor:

@@ -13,16 +13,14 @@ def unavailable(device: torch.device) -> str | None:
     """Why it cannot run on `device`."""
     if device.type != "cuda":
         return "it runs on an NVIDIA GPU only"
-    if not torch.backends.cudnn.is_available():
+    if not torch.backends.cudnn.is_available():  # type: ignore[no-untyped-call]  # torch has no types
         return "this torch has no cuDNN"
     return None
 
 
-def unsuited(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+def unsuited(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None) -> str | None:
     """Why it does not take these inputs."""
-    if torch.backends.cuda.can_use_cudnn_attention(sdpa.parameters(q, k, v, is_causal=True)):
-        return None
-    return f"it does not take {q.dtype} with head size {q.shape[-1]} here"
+    return sdpa.unsuited(torch.backends.cuda.can_use_cudnn_attention, q, k, v, is_causal, window)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None) -> Tensor:

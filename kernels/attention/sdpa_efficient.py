@@ -16,11 +16,10 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
-def unsuited(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+def unsuited(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None) -> str | None:
     """Why it does not take these inputs."""
-    if torch.backends.cuda.can_use_efficient_attention(sdpa.parameters(q, *_for_each_head(q, k, v), is_causal=True)):
-        return None
-    return f"it does not take {q.dtype} with head size {q.shape[-1]} here"
+    can_use = torch.backends.cuda.can_use_efficient_attention
+    return sdpa.unsuited(can_use, q, *_for_each_head(q, k, v), is_causal, window)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None) -> Tensor:

@@ -16,11 +16,12 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
-def unsuited(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+def unsuited(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None) -> str | None:
     """Why it does not take these inputs."""
-    if q.device.type == "cpu" or torch.backends.cuda.can_use_flash_attention(sdpa.parameters(q, k, v, is_causal=True)):
+    # On a CPU it takes everything.
+    if q.device.type == "cpu":
         return None
-    return f"it does not take {q.dtype} with head size {q.shape[-1]} here"
+    return sdpa.unsuited(torch.backends.cuda.can_use_flash_attention, q, k, v, is_causal, window)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None) -> Tensor:

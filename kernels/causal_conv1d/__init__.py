@@ -76,7 +76,8 @@ def causal_conv1d(
 ):
     """Convolves every channel with its own taps; differentiable in every floating-point input.
 
-    Inputs may have any strides and mix dtypes; the arithmetic is float32, or x's dtype on a GPU's tensor cores.
+    Inputs may have any strides and mix float32, bfloat16 and float16; the arithmetic is float32, and x's dtype in the
+    `torch` implementation, which alone with `reference` takes float64.
 
     Args:
         x: the input.
@@ -116,7 +117,10 @@ def causal_conv1d_step(
     bias: Float[Tensor, " channels"] | None = None,
     activation: Literal["silu"] | None = None,
 ) -> tuple[Float[Tensor, "batch channels"], Float[Tensor, "batch channels past"]]:
-    """The output for one position, in x's dtype, and the state after it, in the dtype of `state`, which is unchanged."""
+    """The output for one position, in x's dtype, and the state after it, in the dtype of `state`.
+
+    The arguments are those of `causal_conv1d` at one position. `state` is not changed.
+    """
     _check_activation(activation)
     window = torch.cat([state, x.to(state.dtype).unsqueeze(-1)], dim=-1)
     y = (window * weight).sum(-1)

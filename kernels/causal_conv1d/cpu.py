@@ -28,7 +28,7 @@ def causal_conv1d(
     sequence_starts: Tensor | None,
 ) -> Tensor:
     """y (B, L, D) in x's dtype."""
-    y = _convolve(
+    y: Tensor = _convolve(
         x.float(),
         weight.float().T,
         None if bias is None else bias.float(),

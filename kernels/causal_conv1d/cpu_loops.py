@@ -1,11 +1,13 @@
 """The loops of the CPU convolution, compiled by numba, sixteen channels in a vector.
 
-A task is one batch row and a block of channels. Inputs before the first position are rows too, before the others: row t
-of `x` is row past + t of the whole. Nothing is added up by two tasks: the gradients of the taps and of the bias come back
-as one part per row.
+A task is one batch row and a block of channels. No two tasks add to the same number: the gradients of the taps and of
+the bias come back as one part for each row.
 """
 
 # B batch, L length, D channels, W width, P past = W - 1
+
+# numba compiles these functions; its annotations know neither vectors nor what a compiled function takes.
+# mypy: disable-error-code="call-arg, call-overload, operator, var-annotated"
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ import numpy as np
 from numba import boolean, float32, int64, njit, void
 
 from kernels.numba_calls import parts
-from kernels.simd import LANES, broadcast, fma, load, load_first, sigmoid, store, store_first
+from kernels.simd import LANES, add_product, broadcast, fma, load, load_first, sigmoid, store, store_first
 
 BLOCK_CHANNELS = 4 * LANES
 _ZERO = np.float32(0)
@@ -23,7 +25,7 @@ _ONE = np.float32(1)
 
 _parts = njit(parts)
 
-# Said outright, so that contiguous and strided inputs share one compilation, which happens when this module is imported.
+# Said outright, so that contiguous and strided inputs share one compilation. It happens when this module is imported.
 _READ_1, _READ_2, _READ_3 = float32[:], float32[:, :], float32[:, :, :]
 _INPUTS = (_READ_3, _READ_2, _READ_1, _READ_3, boolean[:, :], boolean)
 _WRITTEN_2, _WRITTEN_3 = float32[:, ::1], float32[:, :, ::1]
@@ -137,6 +139,6 @@ def backward(
                         x = load_first(state_BPD, (b, past + t - offset, d), count)
                         dx = load_first(dstate_BPD, (b, past + t - offset, d), count)
                         store_first(dstate_BPD, (b, past + t - offset, d), fma(dy, weight, dx), count)
-                    store(dweight_WD, (tap, d - first), fma(dy, x, load(dweight_WD, (tap, d - first))))
+                    add_product(dweight_WD, (tap, d - first), dy, x)
         dweight_BWD[b, :, first:end] = dweight_WD[:, : end - first]
         dbias_BD[b, first:end] = dbias[: end - first]

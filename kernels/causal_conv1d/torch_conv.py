@@ -1,4 +1,7 @@
-"""The causal convolution in plain torch: the portable path for devices that have no kernel."""
+"""The causal convolution in plain torch: the portable path for devices that have no kernel.
+
+Computes in x's dtype.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,9 @@ def causal_conv1d(
 def _convolve(padded: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     # As a picture one pixel high, channel-last data keeps its layout; conv1d would transpose it there and back.
     picture = padded.transpose(1, 2).unsqueeze(2)
-    y = conv2d(picture, weight[:, None, None, :], bias, groups=weight.shape[0])
+    # The dtype was chosen by the caller; autocast would return another.
+    with torch.autocast(padded.device.type, enabled=False):
+        y = conv2d(picture, weight[:, None, None, :], bias, groups=weight.shape[0])
     return y.squeeze(2).transpose(1, 2)
 
 

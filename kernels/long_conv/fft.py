@@ -17,7 +17,9 @@ def long_conv(u: Tensor, kernel: Tensor, D: Tensor | None) -> Tensor:
     """y (batch, length, channels) in u's dtype."""
     precision = torch.float64 if u.dtype == torch.float64 else torch.float32
     u_ = u.to(precision)
-    y: Tensor = _Convolution.apply(u_.transpose(1, 2), kernel.to(precision)).transpose(1, 2)
+    convolve = _Convolution.apply
+    y: Tensor = convolve(u_.transpose(1, 2), kernel.to(precision))  # type: ignore[no-untyped-call]  # torch has no types
+    y = y.transpose(1, 2)
     if D is not None:
         y = torch.addcmul(y, D.to(precision), u_)
     return y.to(u.dtype)
@@ -37,7 +39,8 @@ class _Convolution(torch.autograd.Function):
         ctx.save_for_backward(u_spectrum, kernel_spectrum)
         ctx.size = size
         ctx.length = length
-        return torch.fft.irfft(u_spectrum * kernel_spectrum, n=size)[..., :length]
+        y: Tensor = torch.fft.irfft(u_spectrum * kernel_spectrum, n=size)[..., :length]
+        return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable

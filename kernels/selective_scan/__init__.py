@@ -23,6 +23,7 @@ __all__ = ["OPERATION", "selective_scan", "selective_scan_step"]
 OPERATION = Operation(
     "selective_scan",
     {
+        "cuda": "kernels.selective_scan.cuda",
         "cpu": "kernels.selective_scan.cpu",
         "torch": "kernels.selective_scan.torch_scan",
         "reference": "kernels.selective_scan.reference",

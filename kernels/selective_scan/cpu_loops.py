@@ -4,10 +4,14 @@ A task is one batch row and a block of channels, walked in chunks of time. Withi
 on the state index comes first (softplus, delta u), then each of the N recurrences runs over the chunk with h in a
 register. The states between chunks are all that the backward pass needs; it recomputes one chunk at a time.
 
-Nothing is added up by two tasks: the gradients that sum over channels or rows come back as one part per task.
+No two tasks add to the same number: gradients that are sums over channels or rows come back in parts.
 """
 
-# B batch, L length, D channels, N state, K blocks of channels, M chunks of time, T positions of one chunk
+# B batch, L length, D channels, N state, K blocks of channels, M chunks of time, T positions of one chunk,
+# R rows of notes
+
+# numba compiles these functions; its annotations know neither vectors nor what a compiled function takes.
+# mypy: disable-error-code="call-arg, call-overload, operator, var-annotated"
 
 from __future__ import annotations
 
@@ -20,7 +24,9 @@ from kernels.numba_calls import parts
 from kernels.simd import (
     LANES,
     LN_2,
+    add_product,
     broadcast,
+    broadcast_at,
     exp2,
     fma,
     load,
@@ -37,9 +43,13 @@ BLOCK_CHANNELS = 4 * LANES
 _ZERO = np.float32(0)
 _ONE = np.float32(1)
 
+# Rows of what the backward pass notes of one chunk.
+_DELTA, _SLOPE, _U, _INFLOW, _Y, _DY, _DDELTA, _DINFLOW, _DECAY, _H = range(10)
+_NUM_ROWS = 10
+
 _parts = njit(parts)
 
-# Said outright, so that contiguous and strided inputs share one compilation, which happens when this module is imported.
+# Said outright, so that contiguous and strided inputs share one compilation. It happens when this module is imported.
 _READ_1, _READ_2, _READ_3, _READ_4 = float32[:], float32[:, :], float32[:, :, :], float32[:, :, :, :]
 _STARTS = boolean[:, :]
 _INPUTS = (_READ_3, _READ_3, _READ_2, _READ_3, _READ_3, _READ_1, _READ_3, _READ_1)
@@ -117,8 +127,8 @@ def forward(
                         if resets_T[t]:
                             h = broadcast(_ZERO)
                         decay = exp2(load(delta_T, (t, 0)) * rate)
-                        h = fma(decay, h, load(inflow_T, (t, 0)) * B_BLN[b, begin + t, n])
-                        store(y_T, (t, 0), fma(h, C_BLN[b, begin + t, n], load(y_T, (t, 0))))
+                        h = fma(decay, h, load(inflow_T, (t, 0)) * broadcast_at(B_BLN, (b, begin + t, n)))
+                        add_product(y_T, (t, 0), h, broadcast_at(C_BLN, (b, begin + t, n)))
                     store(h_ND, (n, d - first), h)
                 for t in range(steps):
                     y = load(y_T, (t, 0))
@@ -190,16 +200,8 @@ def backward(
         dD = np.zeros(BLOCK_CHANNELS, np.float32)
         dbias = np.zeros(BLOCK_CHANNELS, np.float32)
 
-        delta_T = np.empty((CHUNK, LANES), np.float32)
-        slope_T = np.empty((CHUNK, LANES), np.float32)
-        u_T = np.empty((CHUNK, LANES), np.float32)
-        inflow_T = np.empty((CHUNK, LANES), np.float32)
-        y_T = np.empty((CHUNK, LANES), np.float32)
-        dy_T = np.empty((CHUNK, LANES), np.float32)
-        ddelta_T = np.empty((CHUNK, LANES), np.float32)
-        dinflow_T = np.empty((CHUNK, LANES), np.float32)
-        decay_T = np.empty((CHUNK, LANES), np.float32)
-        h_T = np.empty((CHUNK + 1, LANES), np.float32)
+        # One array for all that is noted of a chunk: its address takes one register, not ten.
+        chunk_RT = np.empty((_NUM_ROWS, CHUNK + 1, LANES), np.float32)
         dB_NT = np.empty((states, CHUNK, LANES), np.float32)
         dC_NT = np.empty((states, CHUNK, LANES), np.float32)
         resets_T = np.zeros(CHUNK, np.bool_)
@@ -228,61 +230,63 @@ def backward(
                     if is_gated:
                         z = load_first(z_BLD, (b, begin + t, d), count)
                         dy = dy * z * sigmoid(z)
-                    store(u_T, (t, 0), u)
-                    store(delta_T, (t, 0), delta)
-                    store(slope_T, (t, 0), slope)
-                    store(inflow_T, (t, 0), delta * u)
-                    store(y_T, (t, 0), skip * u)
-                    store(dy_T, (t, 0), dy)
-                    store(ddelta_T, (t, 0), zero)
-                    store(dinflow_T, (t, 0), zero)
+                    store(chunk_RT, (_U, t, 0), u)
+                    store(chunk_RT, (_DELTA, t, 0), delta)
+                    store(chunk_RT, (_SLOPE, t, 0), slope)
+                    store(chunk_RT, (_INFLOW, t, 0), delta * u)
+                    store(chunk_RT, (_Y, t, 0), skip * u)
+                    store(chunk_RT, (_DY, t, 0), dy)
+                    store(chunk_RT, (_DDELTA, t, 0), zero)
+                    store(chunk_RT, (_DINFLOW, t, 0), zero)
                 for n in range(states):
                     rate = load_first(A_ND, (n, d), count)
                     h = load_first(checkpoints_BMND, (b, chunk, n, d), count)
-                    store(h_T, (0, 0), h)
+                    store(chunk_RT, (_H, 0, 0), h)
                     for t in range(steps):
                         if resets_T[t]:
                             h = zero
-                        decay = exp2(load(delta_T, (t, 0)) * rate)
-                        h = fma(decay, h, load(inflow_T, (t, 0)) * B_BLN[b, begin + t, n])
-                        store(decay_T, (t, 0), decay)
-                        store(h_T, (t + 1, 0), h)
+                        decay = exp2(load(chunk_RT, (_DELTA, t, 0)) * rate)
+                        h = fma(decay, h, load(chunk_RT, (_INFLOW, t, 0)) * broadcast_at(B_BLN, (b, begin + t, n)))
+                        store(chunk_RT, (_DECAY, t, 0), decay)
+                        store(chunk_RT, (_H, t + 1, 0), h)
                         if is_gated:
-                            store(y_T, (t, 0), fma(h, C_BLN[b, begin + t, n], load(y_T, (t, 0))))
+                            add_product(chunk_RT, (_Y, t, 0), h, broadcast_at(C_BLN, (b, begin + t, n)))
                     r = load(r_ND, (n, d - first))
                     dA = load(dA_ND, (n, d - first))
                     for t in range(steps - 1, -1, -1):
-                        dy = load(dy_T, (t, 0))
-                        dh = fma(dy, C_BLN[b, begin + t, n], r)
-                        r = load(decay_T, (t, 0)) * dh
+                        dy = load(chunk_RT, (_DY, t, 0))
+                        dh = fma(dy, broadcast_at(C_BLN, (b, begin + t, n)), r)
+                        r = load(chunk_RT, (_DECAY, t, 0)) * dh
                         if resets_T[t]:
                             r = zero
-                        drate = r * load(h_T, (t, 0))
-                        dA = fma(drate, load(delta_T, (t, 0)), dA)
-                        store(ddelta_T, (t, 0), fma(drate, rate, load(ddelta_T, (t, 0))))
-                        store(dinflow_T, (t, 0), fma(dh, B_BLN[b, begin + t, n], load(dinflow_T, (t, 0))))
-                        store(dB_NT, (n, t, 0), fma(dh, load(inflow_T, (t, 0)), load(dB_NT, (n, t, 0))))
-                        store(dC_NT, (n, t, 0), fma(dy, load(h_T, (t + 1, 0)), load(dC_NT, (n, t, 0))))
+                        drate = r * load(chunk_RT, (_H, t, 0))
+                        dA = fma(drate, load(chunk_RT, (_DELTA, t, 0)), dA)
+                        add_product(chunk_RT, (_DDELTA, t, 0), drate, rate)
+                        add_product(chunk_RT, (_DINFLOW, t, 0), dh, broadcast_at(B_BLN, (b, begin + t, n)))
+                        add_product(dB_NT, (n, t, 0), dh, load(chunk_RT, (_INFLOW, t, 0)))
+                        add_product(dC_NT, (n, t, 0), dy, load(chunk_RT, (_H, t + 1, 0)))
                     store(r_ND, (n, d - first), r)
                     store(dA_ND, (n, d - first), dA)
                 skip_gradient = load(dD, (d - first,))
                 bias_gradient = load(dbias, (d - first,))
                 for t in range(steps):
-                    u = load(u_T, (t, 0))
-                    dy = load(dy_T, (t, 0))
-                    dinflow = load(dinflow_T, (t, 0))
+                    u = load(chunk_RT, (_U, t, 0))
+                    dy = load(chunk_RT, (_DY, t, 0))
+                    dinflow = load(chunk_RT, (_DINFLOW, t, 0))
                     # The rates are scaled by log2(e), and so is their share of the gradient.
-                    ddelta = fma(dinflow, u, load(ddelta_T, (t, 0)) * LN_2) * load(slope_T, (t, 0))
-                    store_first(du_BLD, (b, begin + t, d), fma(dinflow, load(delta_T, (t, 0)), skip * dy), count)
+                    ddelta = fma(dinflow, u, load(chunk_RT, (_DDELTA, t, 0)) * LN_2) * load(chunk_RT, (_SLOPE, t, 0))
+                    du = fma(dinflow, load(chunk_RT, (_DELTA, t, 0)), skip * dy)
+                    store_first(du_BLD, (b, begin + t, d), du, count)
                     store_first(ddelta_BLD, (b, begin + t, d), ddelta, count)
                     skip_gradient = fma(dy, u, skip_gradient)
                     bias_gradient = bias_gradient + ddelta
                     if is_gated:
                         z = load_first(z_BLD, (b, begin + t, d), count)
                         gate = sigmoid(z)
-                        slope = gate * fma(z, one - gate, _ONE)
-                        dout = load_first(dy_BLD, (b, begin + t, d), count)
-                        store_first(dz_BLD, (b, begin + t, d), dout * load(y_T, (t, 0)) * slope, count)
+                        gate_slope = gate * fma(z, one - gate, _ONE)
+                        dy_gated = load_first(dy_BLD, (b, begin + t, d), count)
+                        dz = dy_gated * load(chunk_RT, (_Y, t, 0)) * gate_slope
+                        store_first(dz_BLD, (b, begin + t, d), dz, count)
                 store(dD, (d - first,), skip_gradient)
                 store(dbias, (d - first,), bias_gradient)
             for t in range(steps):

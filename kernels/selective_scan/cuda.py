@@ -13,6 +13,7 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +23,11 @@ from kernels import nvrtc
 _CSRC = Path(__file__).parent / "csrc"
 _C_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 _OLDEST_CAPABILITY = (8, 0)
+_PARTS_BUDGET_BYTES = 128 * 2**20
+"""For dB and dC before they are added up; a sequence that needs more goes backward in pieces."""
 _STEPS = 8
 _CHANNELS = 8
+_SMALLEST_CHUNK = 32
 _LANES = 32
 
 
@@ -51,7 +55,8 @@ def selective_scan(
     """y (B, L, D) in u's dtype and the final state (B, D, N) in float32."""
     inputs = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     needs_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    y, final_BDN, _ = _scan(
+    scan = _Scan.apply if needs_gradient else torch.ops.seqsuite.selective_scan_cuda
+    y, final_BDN, _ = scan(  # type: ignore[no-untyped-call]  # torch's apply has no types
         u,
         _for_kernel(delta),
         A.float(),
@@ -87,23 +92,25 @@ class Plan:
 
 @functools.cache
 def plan(batch: int, length: int, channels: int, state: int, num_multiprocessors: int) -> Plan:
-    """Enough warps for every multiprocessor, and otherwise as few warps on one channel and as few blocks as can be."""
-    eights = batch * math.ceil(channels / _CHANNELS)
+    """Enough warps for every multiprocessor, and otherwise as few on one channel and as few blocks as can be.
+
+    The constants were found by trying (`benchmarks/notes/selective_scan.md`).
+    """
+    eights = math.ceil(channels / _CHANNELS)
+    warps = batch * eights / num_multiprocessors
     num_groups = _States.of(state).groups
-    # 12 warps a multiprocessor keep it busy; warps that share a channel pay for it by one more pass over their steps.
-    forward_segments = next(
-        (segments for segments in (1, 2, 4) if eights * segments >= 12 * num_multiprocessors and num_groups == 1), 8
-    )
-    backward_segments = 6 if eights > num_multiprocessors else 12
-    resident_blocks = num_multiprocessors * 12 // backward_segments
-    groups_that_fill = max(1, math.ceil(eights / resident_blocks))
+    forward_segments = 1 if warps >= 8 and num_groups == 1 else 8
+    forward_blocks = 4 if forward_segments == 1 else 2 if warps > 1 else 1
+    # Beyond 8 groups the shared memory of 8 warps is more than a block can have.
+    backward_segments, resident_blocks = (4, 2) if warps >= 8 or num_groups > 8 else (8, 1)
+    channel_groups = min(math.ceil(warps / resident_blocks), max(1, 8 // num_groups), eights)
     return Plan(
         forward_segments=forward_segments,
-        forward_columns=max(1, 4 // forward_segments),
-        forward_min_blocks=4 if forward_segments < 8 else 2,
+        forward_columns=4 if forward_segments == 1 else 1,
+        forward_min_blocks=forward_blocks,
         backward_segments=backward_segments,
-        backward_min_blocks=12 // backward_segments,
-        channel_groups=min(groups_that_fill, max(1, 8 // num_groups), math.ceil(channels / _CHANNELS)),
+        backward_min_blocks=resident_blocks,
+        channel_groups=channel_groups,
     )
 
 
@@ -117,7 +124,7 @@ class _States:
     @staticmethod
     def of(state: int) -> _States:
         per_lane = next((size for size in (1, 2) if state <= 4 * size), 4)
-        return _States(per_lane, math.ceil(state / (4 * per_lane)))
+        return _States(per_lane, -(-state // (4 * per_lane)))
 
     @property
     def padded(self) -> int:
@@ -130,11 +137,17 @@ class _States:
 
 
 class _Rows(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("data", "batch", "time", "last")]
+    _fields_ = [(name, ctypes.c_int64) for name in ("data", "batch", "time", "last", "advance", "across")]
 
 
-def _rows(tensor: Tensor | None) -> _Rows:
-    return _Rows() if tensor is None else _Rows(tensor.data_ptr(), *tensor.stride())
+def _rows(tensor: Tensor | None, steps: int) -> _Rows:
+    """`tensor` for a warp that goes `steps` on in time from tile to tile."""
+    if tensor is None:
+        return _Rows()
+    batch, time, last = tensor.stride()
+    size = tensor.element_size()
+    advance, across = steps * time * size, _CHANNELS * last * size
+    return _Rows(tensor.data_ptr(), batch, time, last, advance, across)
 
 
 def _structure(name: str, rows: str, words: str) -> type[ctypes.Structure]:
@@ -149,14 +162,13 @@ _ForwardArguments = _structure(
 )
 _BackwardArguments = _structure(
     "_BackwardArguments",
-    "u delta B C z dout du ddelta dz",
-    "A D bias checkpoints dfinal starts starts_batch starts_time dA dD dbias dinitial dBC "
-    "batch length channels state channel_groups",
+    "u delta B C z dout",
+    "du ddelta dz A D bias checkpoints dfinal starts starts_batch starts_time dA dD dbias dinitial dBC "
+    "batch length channels state channel_groups first_chunk end_chunk adds_to_sums",
 )
-_ReduceArguments = _structure("_ReduceArguments", "", "parts dB dC num_parts rows state")
+_ReduceArguments = _structure("_ReduceArguments", "", "parts dB dC num_parts batch steps first_step length state")
 
 
-@torch.library.custom_op("seqsuite::selective_scan_cuda", mutates_args=(), device_types="cuda")
 def _scan(
     u: Tensor,
     delta: Tensor,
@@ -174,12 +186,13 @@ def _scan(
     (batch, length, channels), state = u.shape, A.shape[1]
     _expect_kernel_sizes(length)
     layout, chosen = plan(batch, length, channels, state, _multiprocessors(u.device)), _States.of(state)
-    A, D, delta_bias, initial_state = (_contiguous(x) for x in (A, D, delta_bias, initial_state))
+    A = A.contiguous()
+    D, delta_bias, initial_state = (_contiguous(x) for x in (D, delta_bias, initial_state))
     y, final, checkpoints = _fake_scan(
         u, delta, A, B, C, D, z, delta_bias, initial_state, sequence_starts, delta_softplus, save_states
     )
     arguments = _ForwardArguments(
-        *(_rows(x) for x in (u, delta, B, C, z, y)),
+        *(_rows(x, layout.forward_segments * _STEPS) for x in (u, delta, B, C, z, y)),
         *(_address(x) for x in (A, D, delta_bias, initial_state, sequence_starts)),
         *(sequence_starts.stride() if sequence_starts is not None else (0, 0)),
         final.data_ptr(),
@@ -193,10 +206,11 @@ def _scan(
         f"-DCOLUMNS={columns}",
         f"-DMIN_BLOCKS={layout.forward_min_blocks}",
         f"-DCHECKPOINT_STEPS={layout.chunk}",
+        f"-DSPLIT_OPERANDS={int(torch.float32 in (u.dtype, C.dtype))}",
     )
-    warp_bytes = 512 + 2 * _STEPS * chosen.padded * 4 + 32 + _PARTS_BYTES
+    warp_bytes = 2 * _ROWS_BYTES + _STEPS * 4 * chosen.per_lane * 4 + 32
     team_bytes = (4 * segments + 2 * chosen.groups) * chosen.lane_bytes if segments > 1 else 0
-    _kernel("forward.cu", "forward", options, u.device).launch(
+    _kernels("forward.cu", options, u.device)["forward"].launch(
         batch * math.ceil(channels / (_CHANNELS * columns)),
         _LANES * segments * columns,
         arguments,
@@ -205,7 +219,6 @@ def _scan(
     return y, final, checkpoints
 
 
-@_scan.register_fake
 def _fake_scan(
     u: Tensor,
     delta: Tensor,
@@ -225,15 +238,14 @@ def _fake_scan(
     final = u.new_empty((batch, channels, state), dtype=torch.float32)
     if not save_states:
         return torch.empty_like(u), final, final.new_empty(0)
-    chunk = plan(batch, length, channels, state, _multiprocessors(u.device)).chunk
-    shape = (batch, -(-length // chunk), -(-channels // _CHANNELS) * _CHANNELS, _States.of(state).padded)
+    # Enough for the smallest chunk: the shape must not depend on the plan, so that it can be traced with open sizes.
+    shape = (batch, -(-length // _SMALLEST_CHUNK), -(-channels // _CHANNELS) * _CHANNELS, _States.of(state).padded)
     return torch.empty_like(u), final, final.new_empty(shape)
 
 
 _Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-@torch.library.custom_op("seqsuite::selective_scan_cuda_backward", mutates_args=(), device_types="cuda")
 def _scan_backward(
     dy: Tensor,
     dfinal: Tensor | None,
@@ -251,50 +263,57 @@ def _scan_backward(
 ) -> _Gradients:
     (batch, length, channels), state = u.shape, A.shape[1]
     layout, chosen = plan(batch, length, channels, state, _multiprocessors(u.device)), _States.of(state)
-    A, D, delta_bias, dfinal = (_contiguous(x) for x in (A, D, delta_bias, dfinal))
+    A = A.contiguous()
+    D, delta_bias, dfinal = (_contiguous(x) for x in (D, delta_bias, dfinal))
     du, ddelta, dA, dB, dC, dD, dz, dbias, dinitial = gradients = _fake_backward(
         dy, dfinal, checkpoints, u, delta, A, B, C, D, z, delta_bias, sequence_starts, delta_softplus
     )
     # One batch row's share of the gradients of parameters, and one block's of dB and dC; added up below.
     parts_of = functools.partial(u.new_empty, dtype=torch.float32)
-    dA_parts, dD_parts, dbias_parts = (parts_of((batch, *x.shape)) for x in (dA, dD, dbias))
+    dA_parts, dD_parts, dbias_parts = (x[None] if batch == 1 else parts_of((batch, *x.shape)) for x in (dA, dD, dbias))
     blocks_per_batch = math.ceil(channels / (_CHANNELS * layout.channel_groups))
-    dBC_parts = parts_of((blocks_per_batch, batch, length, 2, chosen.padded))
-    arguments = _BackwardArguments(
-        *(_rows(x) for x in (u, delta, B, C, z, dy, du, ddelta, None if z is None else dz)),
-        *(_address(x) for x in (A, D, delta_bias, checkpoints, dfinal, sequence_starts)),
-        *(sequence_starts.stride() if sequence_starts is not None else (0, 0)),
-        *(x.data_ptr() for x in (dA_parts, dD_parts, dbias_parts, dinitial, dBC_parts)),
-        *(batch, length, channels, state, layout.channel_groups),
-    )
+    step_bytes = blocks_per_batch * batch * 2 * chosen.padded * 4
+    chunks_a_piece = max(1, _PARTS_BUDGET_BYTES // (step_bytes * layout.chunk))
+    num_chunks = math.ceil(length / layout.chunk)
+    dBC_parts = parts_of(step_bytes // 4 * layout.chunk * min(chunks_a_piece, num_chunks))
+
     segments, groups, slots = layout.backward_segments, layout.channel_groups, layout.channel_groups * chosen.groups
     options = (
-        *_options(u, delta, B, C, D, z, delta_bias, sequence_starts, delta_softplus, dy, du, ddelta, dz, state=state),
+        *_options(u, delta, B, C, D, z, delta_bias, sequence_starts, delta_softplus, dy, state=state),
         f"-DSEGMENTS={segments}",
         f"-DMIN_BLOCKS={layout.backward_min_blocks}",
         f"-DSPLIT_OPERANDS={int(torch.float32 in (B.dtype, C.dtype))}",
     )
-    warp_bytes = 1024 + 2 * _STEPS * chosen.padded * 4 + 32 + 3 * _PARTS_BYTES
+    kernels = _kernels("backward.cu", options, u.device)
+    warp_bytes = 4 * _ROWS_BYTES + 2 * _STEPS * chosen.padded * 4 + 32 + 3 * _PARTS_BYTES
     slot_bytes = (1 + 2 + segments) * chosen.lane_bytes
     group_bytes = 64 + segments * _LANES * 8
-    _kernel("backward.cu", "backward", options, u.device).launch(
-        batch * blocks_per_batch,
-        _LANES * segments,
-        arguments,
-        segments * (warp_bytes + 6 * chosen.lane_bytes) + slots * slot_bytes + groups * group_bytes,
-    )
-    _kernel("backward.cu", "reduce_parts", options, u.device).launch(
-        math.ceil(batch * length * 2 * chosen.padded / 256),
-        256,
-        _ReduceArguments(dBC_parts.data_ptr(), dB.data_ptr(), dC.data_ptr(), blocks_per_batch, batch * length, state),
-    )
+    shared_bytes = segments * (warp_bytes + 6 * chosen.lane_bytes) + slots * slot_bytes + groups * group_bytes
+    for end_chunk in range(num_chunks, 0, -chunks_a_piece):
+        first_chunk, is_last = max(0, end_chunk - chunks_a_piece), end_chunk == num_chunks
+        first_step = first_chunk * layout.chunk
+        steps = min(end_chunk * layout.chunk, length) - first_step
+        arguments = _BackwardArguments(
+            *(_rows(x, 0) for x in (u, delta, B, C, z, dy)),
+            *(_address(x) for x in (du, ddelta, dz, A, D, delta_bias, checkpoints)),
+            *(_address(x) for x in (dfinal if is_last else dinitial, sequence_starts)),
+            *(sequence_starts.stride() if sequence_starts is not None else (0, 0)),
+            *(x.data_ptr() for x in (dA_parts, dD_parts, dbias_parts, dinitial, dBC_parts)),
+            *(batch, length, channels, state, groups, first_chunk, end_chunk, int(not is_last)),
+        )
+        kernels["backward"].launch(batch * blocks_per_batch, _LANES * segments, arguments, shared_bytes)
+        addresses = (x.data_ptr() for x in (dBC_parts, dB, dC))
+        kernels["reduce_parts"].launch(
+            math.ceil(batch * steps * 2 * chosen.padded / 256),
+            256,
+            _ReduceArguments(*addresses, blocks_per_batch, batch, steps, first_step, length, state),
+        )
     for gradient, parts in ((dA, dA_parts), (dD, dD_parts), (dbias, dbias_parts)):
-        if gradient.numel():
+        if batch > 1 and gradient.numel():
             torch.sum(parts, dim=0, out=gradient)
     return gradients
 
 
-@_scan_backward.register_fake
 def _fake_backward(
     dy: Tensor,
     dfinal: Tensor | None,
@@ -310,14 +329,12 @@ def _fake_backward(
     sequence_starts: Tensor | None,
     delta_softplus: bool,
 ) -> _Gradients:
-    def like(tensor: Tensor | None, reference: Tensor) -> Tensor:
-        return reference.new_empty(0) if tensor is None else torch.empty_like(tensor)
+    def dense(tensor: Tensor | None) -> Tensor:
+        # An operator's outputs are tensors: a gradient that nobody takes is an empty one.
+        return A.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape)
 
-    # An operator's outputs are tensors: a gradient that nobody takes is an empty one.
-    du, ddelta, dA = torch.empty_like(u), torch.empty_like(delta), torch.empty(A.shape, dtype=A.dtype, device=A.device)
-    dB, dC = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (B, C))
     dinitial = A.new_empty((u.shape[0], *A.shape))
-    return du, ddelta, dA, dB, dC, like(D, A), like(z, u), like(delta_bias, A), dinitial
+    return (*(dense(x) for x in (u, delta, A, B, C, D, z, delta_bias)), dinitial)  # type: ignore[return-value]
 
 
 def _setup_context(
@@ -336,7 +353,7 @@ def _autograd_backward(
     checkpoints, u, delta, A, B, C, D, z, delta_bias, sequence_starts = ctx.saved_tensors  # type: ignore[attr-defined]
     if dy is None and dfinal is None:
         return (None,) * 12
-    du, ddelta, dA, dB, dC, dD, dz, dbias, dinitial = _scan_backward(
+    du, ddelta, dA, dB, dC, dD, dz, dbias, dinitial = torch.ops.seqsuite.selective_scan_cuda_backward(
         torch.zeros_like(u) if dy is None else dy,
         *(dfinal, checkpoints, u, delta, A, B, C, D, z, delta_bias, sequence_starts),
         ctx.delta_softplus,  # type: ignore[attr-defined]
@@ -351,10 +368,33 @@ def _autograd_backward(
     )
 
 
-_scan.register_autograd(_autograd_backward, setup_context=_setup_context)
+# What `torch.library.custom_op` would do, less its search of every call for aliases, which costs more than a launch.
+_OPERATOR = "seqsuite::selective_scan_cuda"
+for _name, _function, _fake in (
+    (_OPERATOR, _scan, _fake_scan),
+    (f"{_OPERATOR}_backward", _scan_backward, _fake_backward),
+):
+    torch.library.define(_name, torch.library.infer_schema(_function, mutates_args=()))
+    torch.library.impl(_name, "cuda", _function)
+    torch.library.register_fake(_name, _fake)
+torch.library.register_autograd(_OPERATOR, _autograd_backward, setup_context=_setup_context)
 
-# Bytes of one sum over states in a warp's shared memory (`PART_SIZE` in tile.cuh).
-_PARTS_BYTES = 4 * _CHANNELS * 12 * 4
+
+class _Scan(torch.autograd.Function):
+    """The operator with the gradient registered above, at half the cost of a call."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        outputs: tuple[Tensor, Tensor, Tensor] = torch.ops.seqsuite.selective_scan_cuda(*inputs)
+        return outputs
+
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_autograd_backward)
+
+
+# In a warp's shared memory: a factor by channel and step (`ROW` in tile.cuh), a sum over states (`PART_SIZE`).
+_ROWS_BYTES = _CHANNELS * 12 * 4
+_PARTS_BYTES = 4 * _ROWS_BYTES
 
 
 def _options(
@@ -386,7 +426,12 @@ def _options(
         "HAS_BIAS": int(delta_bias is not None),
         "HAS_STARTS": int(sequence_starts is not None),
         "VECTOR_PAIRS": int(u.shape[2] % 2 == 0 and all(_is_aligned(x, 2) for x in items)),
-        "VECTOR_BC": int(state == chosen.padded and _is_aligned(B, 4) and _is_aligned(C, 4)),
+        "VECTOR_BC": int(
+            state == chosen.padded
+            and chosen.per_lane > 1
+            and _is_aligned(B, chosen.per_lane)
+            and _is_aligned(C, chosen.per_lane)
+        ),
     }
     return tuple(f"-D{name}={value}" for name, value in flags.items())
 
@@ -400,10 +445,6 @@ def _is_aligned(tensor: Tensor, width: int) -> bool:
         and time % width == 0
         and tensor.data_ptr() % (width * tensor.element_size()) == 0
     )
-
-
-def _kernel(file: str, name: str, options: tuple[str, ...], device: torch.device) -> nvrtc.Kernel:
-    return _kernels(file, options, device)[name]
 
 
 @functools.cache

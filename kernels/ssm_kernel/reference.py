@@ -17,5 +17,5 @@ def s4d_kernel(delta: Tensor, A: Tensor, C: Tensor, length: int) -> Tensor:
     """K (H, L) in delta's dtype."""
     delta_H1, A_HN, C_HN = delta.double().unsqueeze(-1), A.to(torch.complex128), C.to(torch.complex128)
     weight_HN = C_HN * (torch.exp(delta_H1 * A_HN) - 1) / A_HN
-    entries = [2 * (weight_HN * torch.exp(l * delta_H1 * A_HN)).sum(-1).real for l in range(length)]
+    entries = [2 * (weight_HN * torch.exp(position * delta_H1 * A_HN)).sum(-1).real for position in range(length)]
     return torch.stack(entries, dim=-1).to(delta.dtype)

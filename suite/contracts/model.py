@@ -12,7 +12,7 @@ import functools
 import inspect
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from models.shell import Shell, parameter_groups, state_bytes
 from suite.errors import ContractViolation, SuiteError
-from suite.plugin import Model
+from suite.plugin import Branch, Model
 from suite.spec import ShellSettings
 
 ModelCheck = Callable[[Model], None]
@@ -33,10 +33,9 @@ _FP32_TOLERANCE = 1e-4
 _BF16_TOLERANCE = 0.1
 """Root mean square difference between bfloat16 and float32 logits, relative to that of the logits."""
 _DISTURBANCE = 0.05
-_RECURRENCE_NAMES = frozenset(
-    ["A", "A_log", "A_real", "A_imag", "A_real_log", "log_A_real", "D", "dt_bias", "delta_bias", "log_dt", "inv_dt"]
-    + ["log_delta"]
-)
+_RATES = frozenset({"A", "A_log", "A_real", "A_imag", "A_real_log", "log_A_real"})
+_STEP_SIZES = frozenset({"dt_bias", "delta_bias", "log_dt", "log_delta", "inv_dt"})
+_SKIPS = frozenset({"D"})
 
 
 def _claim(check: ModelCheck) -> ModelCheck:
@@ -50,7 +49,7 @@ def _claim(check: ModelCheck) -> ModelCheck:
         except SuiteError:
             raise
         except Exception as error:
-            seen = f"{type(error).__name__}: {error} ({_place(error, model)})"
+            seen = f"{type(error).__name__}: {error}{_place(error, model)}"
             raise ContractViolation(f"{model.name}: {seen}. Promised: {check.__doc__}") from error
 
     return checked
@@ -59,7 +58,7 @@ def _claim(check: ModelCheck) -> ModelCheck:
 @_claim
 def branches_keep_the_shape_of_the_stream(model: Model) -> None:
     """Every branch maps (batch, length, width) and, step by step, (batch, width) to the same shape."""
-    for branch in _build(model).branches:
+    for branch in cast("list[Branch]", list(_build(model).branches)):
         name = type(branch).__name__
         x_BLD = torch.randn(3, _LENGTH, _SHELL.width)
         _expect_shape(model, f"what {name} returns", branch(x_BLD), tuple(x_BLD.shape))
@@ -214,7 +213,7 @@ def a_seed_decides_the_model_and_its_logits(model: Model) -> None:
 def every_parameter_receives_a_finite_gradient(model: Model) -> None:
     """After a backward pass each parameter has a gradient, and all of them are finite."""
     shell = _build(model).train()
-    _loss(shell, _tokens(4, _LENGTH)).backward()
+    torch.autograd.backward(_loss(shell, _tokens(4, _LENGTH)))
     for name, parameter in shell.named_parameters():
         if parameter.grad is None:
             _fail(
@@ -234,7 +233,7 @@ def a_few_steps_of_training_lower_the_loss(model: Model) -> None:
     for _ in range(12):
         loss = _loss(shell, tokens)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         losses.append(loss.item())
     if not losses[-1] < losses[0]:
@@ -243,13 +242,13 @@ def a_few_steps_of_training_lower_the_loss(model: Model) -> None:
 
 @_claim
 def weight_decay_spares_the_parameters_of_the_recurrence(model: Model) -> None:
-    """Decay rates, step sizes and skip weights (A_log, D, dt_bias, …) are marked `_no_weight_decay`, or have one axis."""
+    """Decay rates, step sizes and skips (A_log, dt_bias, D, …) have one axis or are marked `_no_weight_decay`."""
     shell = _build(model)
     decayed = {
         name for group in parameter_groups(shell, 1e-3, 0.1) if group["weight_decay"] > 0 for name in group["names"]
     }
     for name in sorted(decayed):
-        if name.rpartition(".")[2] in _RECURRENCE_NAMES:
+        if name.rpartition(".")[2] in _RATES | _STEP_SIZES | _SKIPS:
             _fail(model, f"weight decay pulls {name} to zero", f"{name}._no_weight_decay = True")
 
 
@@ -260,7 +259,7 @@ def bf16_autocast_stays_close_to_float32(model: Model) -> None:
     expected = shell(tokens).detach()
     with torch.autocast(tokens.device.type, dtype=torch.bfloat16):
         logits = shell(tokens).float()
-        cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()
+        torch.autograd.backward(cross_entropy(logits.flatten(0, 1), tokens.flatten()))
         state, stepped = shell.initial_state(2, _LENGTH), []
         with torch.no_grad():
             for t in range(_LENGTH):
@@ -334,8 +333,7 @@ def _fail(model: Model, seen: str, promised: str) -> NoReturn:
 
 
 def _place(error: Exception, model: Model) -> str:
-    """The last line that the error passed through, in the plugin's own file where it passed there."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == inspect.getfile(type(model))]
-    frame = (own or frames)[-1]
-    return f"{frame.filename}, line {frame.lineno}"
+    """Where in the plugin's own file the error passed, if it passed there."""
+    own = inspect.getfile(type(model))
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
+    return f" ({own}, line {lines[-1]})" if lines else ""

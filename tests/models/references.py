@@ -69,7 +69,7 @@ def mamba(w: Weights, x_BLD: Tensor) -> Tensor:
         window = [*window[1:], u_BE]
         u_BE = _silu(sum((taps_EK[:, k] * past for k, past in enumerate(window)), w["conv_bias"]))
         selection = u_BE @ w["selection_projection.weight"].T
-        low_rank, B_BN, C_BN = selection.split([rank, num_states, num_states], dim=-1)
+        low_rank, B_BN, C_BN = torch.split(selection, [rank, num_states, num_states], dim=-1)
         delta_BE = torch.log1p(torch.exp(low_rank @ w["delta_projection.weight"].T + w["delta_projection.bias"]))
         decay_BEN = torch.exp(delta_BE[:, :, None] * A_EN)
         h_BEN = decay_BEN * h_BEN + (delta_BE * u_BE)[:, :, None] * B_BN[:, None, :]
@@ -95,11 +95,11 @@ def s4(w: Weights, x_BLD: Tensor) -> Tensor:
 
 
 def attention(num_heads: int, *, rope: bool) -> Branch:
-    """Multi-head attention, one query and one head at a time; rope as a product of complex numbers."""
+    """Multi-head attention, one query and one head at a time."""
 
     def branch(w: Weights, x_BLD: Tensor) -> Tensor:
         q, k, v = (
-            part.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+            part.reshape(*x_BLD.shape[:2], num_heads, -1).transpose(1, 2)
             for part in (x_BLD @ w["input_projection.weight"].T).chunk(3, dim=-1)
         )
         if rope:
@@ -124,12 +124,13 @@ def mlp(w: Weights, x_BLD: Tensor) -> Tensor:
 
 
 def _turned(x_BHLS: Tensor) -> Tensor:
-    """(x_i + j x_{i + S/2}) e^{j p theta_i} with theta_i = 10000^(-2i/S)."""
+    """Each pair of neighbours turned in its plane by p theta_i, theta_i = 10000^(-2i/S)."""
     length, size = x_BHLS.shape[2:]
     theta = torch.tensor([10000 ** (-2 * i / size) for i in range(size // 2)], dtype=x_BHLS.dtype)
-    turn = torch.exp(1j * torch.arange(length, dtype=x_BHLS.dtype)[:, None] * theta)
-    turned = torch.complex(x_BHLS[..., : size // 2], x_BHLS[..., size // 2 :]) * turn
-    return torch.cat([turned.real, turned.imag], dim=-1)
+    angles = torch.arange(length, dtype=x_BHLS.dtype)[:, None] * theta
+    even, odd = x_BHLS[..., 0::2], x_BHLS[..., 1::2]
+    turned = [even * torch.cos(angles) - odd * torch.sin(angles), even * torch.sin(angles) + odd * torch.cos(angles)]
+    return torch.stack(turned, dim=-1).flatten(-2)
 
 
 def _normed(x: Tensor, gain: Tensor) -> Tensor:

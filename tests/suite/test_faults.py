@@ -65,7 +65,12 @@ def test_what_a_plugin_prints_does_not_disturb_the_conversation() -> None:
 
 def test_cost_cells_run_after_the_others_and_never_beside_one() -> None:
     cost = {"kind": "cost", "budget": None, "seed": None, "learning_rate": None, "batch_size": 2}
-    cells = [_faulty("none", **cost, length=4), _faulty("none", 0), _faulty("none", 1), _faulty("none", **cost, length=8)]
+    cells = [
+        _faulty("none", **cost, length=4),
+        _faulty("none", 0),
+        _faulty("none", 1),
+        _faulty("none", **cost, length=8),
+    ]
     at_work: set[str] = set()
     order: list[str] = []
     for event in LocalExecutor(num_jobs=2, silence_seconds=60.0, plugins=(str(FAULTY),)).execute(cells):
@@ -85,7 +90,14 @@ def test_cost_cells_run_after_the_others_and_never_beside_one() -> None:
 
 @pytest.mark.parametrize("kind", ["accuracy", "cost"])
 def test_a_record_says_what_really_ran_and_where(kind: str) -> None:
-    cost: dict[str, Any] = {"kind": "cost", "budget": None, "seed": None, "learning_rate": None, "length": 8, "batch_size": 2}
+    cost: dict[str, Any] = {
+        "kind": "cost",
+        "budget": None,
+        "seed": None,
+        "learning_rate": None,
+        "length": 8,
+        "batch_size": 2,
+    }
     asked = _faulty("none", **(cost if kind == "cost" else {}))
     record = _run(asked)[asked.id]
     assert record.environment is not None

@@ -60,8 +60,14 @@ def test_a_single_file_brings_its_models_and_tasks() -> None:
         ("def (", r"SyntaxError: .*\(line 1\)"),
         ("raise SystemExit(0)", "SystemExit"),
         ("x = 1", "defines no model and no task"),
-        ("from suite import Task\nclass Mine(Task): ...", r'Mine in .* has no name\. Give the class a line `name = "…"`'),
-        ("from suite import Task\nclass Mine(Task):\n    name = 'long_range_lm'", r"tasks\.long_range_lm.*mine\.py.*Rename"),
+        (
+            "from suite import Task\nclass Mine(Task): ...",
+            r'Mine in .* has no name\. Give the class a line `name = "…"`',
+        ),
+        (
+            "from suite import Task\nclass Mine(Task):\n    name = 'long_range_lm'",
+            r"tasks\.long_range_lm.*mine\.py.*Rename",
+        ),
     ],
 )
 def test_a_plugin_that_does_not_work_is_one_clear_error(tmp_path: Path, content: str, said: str) -> None:
@@ -70,7 +76,7 @@ def test_a_plugin_that_does_not_work_is_one_clear_error(tmp_path: Path, content:
 
 
 def test_a_plugin_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PluginError, match="There is no plugin file .*gone.py"):
+    with pytest.raises(PluginError, match=r"There is no plugin file .*gone\.py"):
         Registry([tmp_path / "gone.py"])
 
 

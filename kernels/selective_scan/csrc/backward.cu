@@ -5,7 +5,7 @@
 //     dC_t = sum over channels of dy_t h_t              dB_t = sum over channels of delta_t u_t g_t
 //     d(delta_t u_t) = <B_t, g_t>                       d(delta_t) = <A, r_t h_{t-1}>     dA = sum_t delta_t r_t h_{t-1}
 //
-// Mapping: SEGMENTS warps share 8 channels and each takes 8 consecutive steps, so a block holds SEGMENTS x 8 steps (a
+// Mapping: lane = 8 quarter + channel (tile.cuh). SEGMENTS warps share 8 channels and each takes 8 consecutive steps, so a block holds SEGMENTS x 8 steps (a
 // chunk) and walks the chunks from the last to the first. In a chunk every warp scans its steps from zero in both
 // directions, tells the others its decay and both its ends, takes its true start and end state from theirs and the
 // chunk's checkpoint, and walks the steps again: forward for h, backward for everything else, decays and states in
@@ -15,41 +15,62 @@
 // right factor has one column a step: delta u (for dB) or dy (for dC) in the step's column, 0 in the others, so that
 // one accumulator gathers several steps, and over all channel groups, in registers. Lanes 0-3 and 4-7 hold different
 // channels of the same states: of the 8 columns four are for the former and four for the latter.
-// The sums over states go through shared memory (tile.cuh). No atomics: every result has one writer.
+// The sums over states go through shared memory. No atomics: every result has one writer.
 //
 // Floor: (N + 5) exponentials, logarithms and reciprocals and about 15 N floating-point instructions for every (batch,
 // step, channel). Device memory: u, delta, z, dout and their gradients once each, the checkpoints, and
-// 128 / (8 channel_groups) bytes of partial dB and dC a (batch, step, channel), written and read.
+// N / channel_groups bytes of partial dB and dC a (batch, step, channel), written and read.
 
 struct BackwardArguments {
-  Rows u, delta, B, C, z, dout, du, ddelta, dz;
+  Rows u, delta, B, C, z, dout;
+  U_T* du;  // gradients of the items: (batch, length, channels), dense
+  DELTA_T* ddelta;
+  Z_T* dz;
   const float *A, *D, *bias, *checkpoints, *dfinal;
   const unsigned char* starts;
   long long starts_batch, starts_time;
   float *dA, *dD, *dbias, *dinitial;  // (batch, channels, ...)
-  float* dBC;                         // (blocks of a batch, batch, length, 2, PADDED_STATES)
+  float* dBC;                         // (blocks of a batch, batch, steps of the piece, 2, PADDED_STATES)
   long long batch, length, channels, state, channel_groups;
+  // The chunks of this piece of the sequence. A later piece has left its dinitial in dfinal, and sums to add to.
+  long long first_chunk, end_chunk, adds_to_sums;
 };
 
-constexpr int PAIRS = (STATES + 1) / 2;      // of a lane's states: the two rows it has in a matrix product
-constexpr int STEP_SETS = STEPS / 4;         // steps that one accumulator gathers: 4
+constexpr int PAIRS = (STATES + 1) / 2;  // of a lane's states: the two rows it has in a matrix product
+constexpr int STEP_SETS = STEPS / 4;     // one accumulator gathers four steps
 constexpr int CHUNK = SEGMENTS * STEPS;
+constexpr float UNTRUNCATE = SPLIT_OPERANDS ? 1.f : (1.f + MEAN_TRUNCATION) * (1.f + MEAN_TRUNCATION);
 
-// Truncation to 11 significant bits makes h and g smaller by 3.5e-4 on average (mantissas spread logarithmically).
-constexpr float UNTRUNCATE = SPLIT_OPERANDS ? 1.f : 1.f + 3.52e-4f;
+// Sums over states meet in shared memory: each quarter leaves its part of 8 steps per channel, the items' owners add
+// the four. Rows of 12 floats keep both accesses free of bank conflicts.
+constexpr int PART_ROW = 12;
+constexpr int PART_SIZE = 4 * CHANNELS * PART_ROW;
+
+__device__ __forceinline__ Float2 sum_parts(const float* parts, int step, int pair) {
+  Float2 sum = {0.f, 0.f};
+#pragma unroll
+  for (int q = 0; q < 4; ++q) {
+    const float* row = parts + (q * CHANNELS + 2 * pair) * PART_ROW + step;
+    sum.x += row[0];
+    sum.y += row[PART_ROW];
+  }
+  return sum;
+}
 
 struct WarpMemory {
-  Float4 item[STEPS][CHANNELS];  // delta, delta u, dy
+  float delta[CHANNELS * ROW], inflow[CHANNELS * ROW], dy[CHANNELS * ROW], u[CHANNELS * ROW];
   float B[STEPS * PADDED_STATES], C[STEPS * PADDED_STATES];
   float cut[STEPS];
   float parts[3][PART_SIZE];
 };
 
+struct SkipAndBias {
+  Float2 skip, bias;
+};
+
 struct BlockMemory {
   States decay[2][SEGMENTS][32], end[2][SEGMENTS][32], begin[2][SEGMENTS][32];
 };
-
-__device__ __forceinline__ float high_part(float x) { return __uint_as_float(__float_as_uint(x) & 0xffffe000u); }
 
 // sums += rows x column, where rows are this lane's states.
 __device__ __forceinline__ void gather(float (&sums)[PAIRS][4], const States& rows, float column) {
@@ -81,25 +102,27 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
   States* rates_of = reinterpret_cast<States*>(memory + SEGMENTS * sizeof(WarpMemory) + sizeof(BlockMemory));  // [slots][32]
   States* carry = rates_of + slots * 32;                                            // [2][slots][32]
   States* dA_sums = carry + 2 * slots * 32;                                         // [SEGMENTS][slots][32]
-  Float4* skip_and_bias = reinterpret_cast<Float4*>(dA_sums + SEGMENTS * slots * 32);  // [channel_groups][4]
+  SkipAndBias* skip_and_bias = reinterpret_cast<SkipAndBias*>(dA_sums + SEGMENTS * slots * 32);  // [channel_groups][4]
   Float2* item_sums = reinterpret_cast<Float2*>(skip_and_bias + channel_groups * 4);   // [SEGMENTS][channel_groups][32]
 
   const int blocks_per_batch = (int)((x.channels + CHANNELS * channel_groups - 1) / (CHANNELS * channel_groups));
   const long long b = blockIdx.x / blocks_per_batch, part_of_batch = blockIdx.x % blocks_per_batch;
   const long long block_channel = part_of_batch * CHANNELS * channel_groups;
+  const int block_channels = (int)min(x.channels - block_channel, (long long)CHANNELS * channel_groups);
   const int num_chunks = (length + CHUNK - 1) / CHUNK;
+  const int first_chunk = (int)x.first_chunk, end_chunk = (int)x.end_chunk, piece_t0 = first_chunk * CHUNK;
+  const int piece_length = min(end_chunk * CHUNK, length) - piece_t0;
   const long long padded_channels = (x.channels + CHANNELS - 1) / CHANNELS * CHANNELS;
 
   const auto items_of = [&](int channel_group) {
-    const long long left = x.channels - (block_channel + channel_group * CHANNELS + 2 * pair);
-    return (int)min(max(left, 0ll), 2ll);
+    return min(max(block_channels - channel_group * CHANNELS - 2 * pair, 0), 2);
   };
 
   for (int slot = segment; slot < slots; slot += SEGMENTS) {
     const long long channel = block_channel + slot / GROUPS * CHANNELS + c;
     const int first = slot % GROUPS * GROUP_STATES + quarter * STATES;
     rates_of[slot * 32 + lane] = load_rates(x.A, channel, x.channels, first, state);
-    carry[(((num_chunks - 1) & 1) * slots + slot) * 32 + lane] =
+    carry[(((end_chunk - 1) & 1) * slots + slot) * 32 + lane] =
         load_states(x.dfinal, b * x.channels + channel, channel < x.channels, first, state);
   }
   for (int slot = 0; slot < slots; ++slot) dA_sums[(segment * slots + slot) * 32 + lane] = States{};
@@ -108,39 +131,66 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
     const long long channel = block_channel + group * CHANNELS + 2 * lane;
     if (segment == 0 && lane < 4) {
       const bool first = channel < x.channels, second = channel + 1 < x.channels;
-      skip_and_bias[group * 4 + lane] = {HAS_D && first ? x.D[channel] : 0.f, HAS_D && second ? x.D[channel + 1] : 0.f,
-                                         HAS_BIAS && first ? x.bias[channel] : 0.f,
-                                         HAS_BIAS && second ? x.bias[channel + 1] : 0.f};
+      skip_and_bias[group * 4 + lane] = {
+          {HAS_D && first ? x.D[channel] : 0.f, HAS_D && second ? x.D[channel + 1] : 0.f},
+          {HAS_BIAS && first ? x.bias[channel] : 0.f, HAS_BIAS && second ? x.bias[channel + 1] : 0.f}};
     }
   }
 
-  Pair<U_T> u_raw;
-  Pair<DELTA_T> delta_raw;
-  Pair<Z_T> z_raw;
-  Pair<U_T> dout_raw;
-  const auto load_items = [&](int t0, int channel_group) {
-    const int remaining = t0 + step < length ? items_of(channel_group) : 0;
-    const long long t = t0 + step, channel = block_channel + channel_group * CHANNELS + 2 * pair;
-    u_raw = load_pair(at<U_T>(x.u, b, t, channel), x.u.last, remaining);
-    delta_raw = load_pair(at<DELTA_T>(x.delta, b, t, channel), x.delta.last, remaining);
-    dout_raw = load_pair(at<U_T>(x.dout, b, t, channel), x.dout.last, remaining);
-    if (HAS_Z) z_raw = load_pair(at<Z_T>(x.z, b, t, channel), x.z.last, remaining);
+  const long long item_channel = block_channel + 2 * pair;
+  int t = (end_chunk - 1) * CHUNK + segment * STEPS + step;  // of the lane's items
+  const char *u_at, *delta_at, *z_at, *dout_at;
+  Raw<U_T, 2> u_raw, dout_raw;
+  Raw<DELTA_T, 2> delta_raw;
+  Raw<Z_T, 2> z_raw;
+  // What does not exist is read from the nearest that does, and not used.
+  const auto aim_at_chunk = [&](int t) {
+    const int from_t = min(t, length - 1);
+    const long long from_channel = items_of(0) ? item_channel : block_channel;
+    u_at = at<U_T>(x.u, b, from_t, from_channel);
+    delta_at = at<DELTA_T>(x.delta, b, from_t, from_channel);
+    z_at = at<Z_T>(x.z, b, from_t, from_channel);
+    dout_at = at<U_T>(x.dout, b, from_t, from_channel);
   };
-  load_items((num_chunks - 1) * CHUNK + segment * STEPS, 0);
+  const auto load_items = [&](int channel_group) {
+    const int num_items = items_of(channel_group);
+    u_raw = load_pair<U_T>(u_at, x.u.last, num_items);
+    delta_raw = load_pair<DELTA_T>(delta_at, x.delta.last, num_items);
+    dout_raw = load_pair<U_T>(dout_at, x.dout.last, num_items);
+    if (HAS_Z) z_raw = load_pair<Z_T>(z_at, x.z.last, num_items);
+  };
+  // The chunk's start state is the first segment's business, which hands its true end state on. Checkpoints are kept
+  // for whole groups of 8 channels.
+  const auto load_start = [&](int chunk, int channel_group, int group) {
+    States start{};
+    if (segment == 0 && channel_group * CHANNELS < block_channels) {
+      const long long place = (b * num_chunks + chunk) * padded_channels + block_channel + channel_group * CHANNELS + c;
+      start = reinterpret_cast<const States*>(x.checkpoints + place * PADDED_STATES)[group * 4 + quarter];
+    }
+    return start;
+  };
+  aim_at_chunk(t);
+  load_items(0);
+  States next_start{};
+  if (GROUPS == 1) next_start = load_start(end_chunk - 1, 0, 0);
   __syncthreads();
 
   int round = 0;
-  for (int chunk = num_chunks - 1; chunk >= 0; --chunk) {
-    const int t0 = chunk * CHUNK + segment * STEPS;
-    {
-      Quad<B_T> B_raw[QUADS_PER_LANE];
-      Quad<C_T> C_raw[QUADS_PER_LANE];
-      load_quads(B_raw, x.B, b, t0, length, state, lane);
-      load_quads(C_raw, x.C, b, t0, length, state, lane);
-      stage_quads(mine.B, B_raw, lane);
-      stage_quads(mine.C, C_raw, lane);
-      if (HAS_STARTS) stage_starts(mine.cut, x.starts, x.starts_batch, x.starts_time, b, t0, length, lane);
+#pragma unroll 1
+  for (int chunk = end_chunk - 1; chunk >= first_chunk; --chunk, t -= CHUNK) {
+    const int t0 = t - step;
+    const bool inside = t < length;
+    const int from_t = min(t, length - 1);
+#pragma unroll
+    for (int group = 0; group < GROUPS; ++group) {
+      const int first = group * GROUP_STATES + pair * STATES, place = step * PADDED_STATES + first;
+      *reinterpret_cast<States*>(mine.B + place) =
+          values(load_quarter<B_T>(at<B_T>(x.B, b, from_t, first), x.B.last, state - first));
+      *reinterpret_cast<States*>(mine.C + place) =
+          values(load_quarter<C_T>(at<C_T>(x.C, b, from_t, first), x.C.last, state - first));
     }
+    if (HAS_STARTS) stage_starts(mine.cut, x.starts, x.starts_batch, x.starts_time, b, t0, length, lane);
+    long long out = (b * length + t) * x.channels + item_channel;  // of the items, in their gradients
     float dB[STEP_SETS][PAIRS][4], dC[STEP_SETS][PAIRS][4];
     const auto clear_sums = [&] {
 #pragma unroll
@@ -161,7 +211,7 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
           sums.of[k] = UNTRUNCATE * (kept + __shfl_xor_sync(~0u, sent, 4));
         }
         States* to = reinterpret_cast<States*>(
-            x.dBC + ((((part_of_batch * x.batch + b) * length + t) * 2 + keeps_dC) * PADDED_STATES)) + group * 4 + quarter;
+            x.dBC + ((part_of_batch * x.batch + b) * piece_length + t - piece_t0) * 2 * PADDED_STATES) + keeps_dC * GROUPS * 4 + group * 4 + quarter;
         if (t < length) {
           if (add) {
             const States before = *to;
@@ -176,61 +226,74 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
 
 #pragma unroll 1
     for (int channel_group = 0; channel_group < channel_groups; ++channel_group) {
-      const Float4 skip_bias = skip_and_bias[channel_group * 4 + pair];
-      const float skip[2] = {skip_bias.x, skip_bias.y}, bias[2] = {skip_bias.z, skip_bias.w};
-      const bool inside = t0 + step < length;
-      float u[2], delta[2], slope[2], dy[2], gate_slope[2];
+      const Float2 bias_pair = skip_and_bias[channel_group * 4 + pair].bias;
+      const float bias[2] = {bias_pair.x, bias_pair.y};
+      const int num_items = inside ? items_of(channel_group) : 0;
+      float slope[2], gate_slope[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        u[i] = to_float(u_raw.of[i]);
-        const StepSize size = step_size(to_float(delta_raw.of[i]) + bias[i]);
-        // Beyond the end a step of size 0 leaves both states as they are.
-        delta[i] = inside ? size.delta : 0.f;
-        slope[i] = size.slope;
-        dy[i] = to_float(dout_raw.of[i]);
+        const float u = value(u_raw, i);
+        const StepSize size = step_size(value(delta_raw, i) + bias[i]);
+        float dy = value(dout_raw, i);
         if (HAS_Z) {
-          const float z = to_float(z_raw.of[i]), opening = sigmoid(z);
-          gate_slope[i] = dy[i] * opening * fmaf(z, 1.f - opening, 1.f);
-          dy[i] *= z * opening;
+          const float z = value(z_raw, i), opening = sigmoid(z);
+          gate_slope[i] = dy * opening * fmaf(z, 1.f - opening, 1.f);
+          dy *= z * opening;
         }
-        const float inflow = delta[i] * u[i];
-        mine.item[step][2 * pair + i] = SPLIT_OPERANDS ? Float4{delta[i], inflow, dy[i], 0.f}
-                                                       : Float4{delta[i], round_to_tf32(inflow), round_to_tf32(dy[i]), 0.f};
+        // Where there is no item a step of size 0 leaves both states as they are.
+        const bool exists = i < num_items;
+        const int place = (2 * pair + i) * ROW + step;
+        slope[i] = exists ? size.slope : 0.f;
+        mine.delta[place] = exists ? size.delta : 0.f;
+        mine.inflow[place] = exists ? size.delta * u : 0.f;
+        mine.dy[place] = exists ? dy : 0.f;
+        mine.u[place] = exists ? u : 0.f;
       }
-      const bool is_last = channel_group == channel_groups - 1;
-      if (!is_last || chunk > 0) load_items(is_last ? t0 - CHUNK : t0, is_last ? 0 : channel_group + 1);
+      const bool is_last_group = channel_group + 1 == channel_groups, is_last_tile = is_last_group && chunk == first_chunk;
+      const int next_chunk = is_last_group ? chunk - 1 : chunk, next_channel_group = is_last_group ? 0 : channel_group + 1;
+      if (!is_last_group) {
+        if (items_of(next_channel_group)) {
+          u_at += x.u.across;
+          delta_at += x.delta.across;
+          dout_at += x.dout.across;
+          z_at += x.z.across;
+        }
+      } else if (!is_last_tile) {
+        aim_at_chunk(t - CHUNK);
+      }
+      if (!is_last_tile) load_items(next_channel_group);
       __syncwarp();
 
       Float2 y = {0.f, 0.f}, dinflow = {0.f, 0.f}, ddecay = {0.f, 0.f};
 #pragma unroll 1
       for (int group = 0; group < GROUPS; ++group) {
         const int first = group * GROUP_STATES + quarter * STATES, slot = channel_group * GROUPS + group;
-        const long long channel = block_channel + channel_group * CHANNELS + c;
-        States start{};
-        if (channel < padded_channels) {
-          const long long place = (b * num_chunks + chunk) * padded_channels + channel;
-          start = reinterpret_cast<const States*>(x.checkpoints + place * PADDED_STATES)[group * 4 + quarter];
-        }
+        States start = GROUPS == 1 ? next_start : load_start(chunk, channel_group, group);
+        if (GROUPS == 1 && !is_last_tile) next_start = load_start(next_chunk, next_channel_group, 0);
         const States rates = rates_of[slot * 32 + lane];
 
         // From zero, in both directions. h holds the inflow until the true start is known.
         States decay[STEPS], h[STEPS], total, end, begin;
+        const EightSteps delta = read_row(mine.delta, c), inflow = read_row(mine.inflow, c), dy = read_row(mine.dy, c);
 #pragma unroll
         for (int t = 0; t < STEPS; ++t) {
-          const Float4 item = mine.item[t][c];
           const float cut = HAS_STARTS ? mine.cut[t] : 0.f;
           const States B = *reinterpret_cast<const States*>(mine.B + t * PADDED_STATES + first);
           const States C = *reinterpret_cast<const States*>(mine.C + t * PADDED_STATES + first);
 #pragma unroll
           for (int k = 0; k < STATES; ++k) {
-            const float a = ex2(HAS_STARTS ? fmaf(item.x, rates.of[k], cut) : item.x * rates.of[k]);
+            const float a = ex2(HAS_STARTS ? fmaf(delta.of[t], rates.of[k], cut) : delta.of[t] * rates.of[k]);
             decay[t].of[k] = a;
-            h[t].of[k] = item.y * B.of[k];
+            h[t].of[k] = inflow.of[t] * B.of[k];
             end.of[k] = t == 0 ? h[t].of[k] : fmaf(a, end.of[k], h[t].of[k]);
             total.of[k] = t == 0 ? a : total.of[k] * a;
-            const float reached = total.of[k] * (C.of[k] * item.z);
+            const float reached = total.of[k] * (C.of[k] * dy.of[t]);
             begin.of[k] = t == 0 ? reached : begin.of[k] + reached;
           }
+        }
+        if (segment == 0) {
+#pragma unroll
+          for (int k = 0; k < STATES; ++k) end.of[k] = fmaf(total.of[k], start.of[k], end.of[k]);
         }
         const int parity = round++ & 1;
         block.decay[parity][segment][lane] = total;
@@ -239,8 +302,9 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
         __syncthreads();
 
         States r = carry[((chunk & 1) * slots + slot) * 32 + lane];
+        if (segment > 0) start = block.end[parity][0][lane];
 #pragma unroll
-        for (int other = 0; other < SEGMENTS - 1; ++other) {
+        for (int other = 1; other < SEGMENTS - 1; ++other) {
           if (other < segment) {
             const States theirs = block.decay[parity][other][lane], reached = block.end[parity][other][lane];
 #pragma unroll
@@ -267,29 +331,32 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
         States dA = dA_sums[(segment * slots + slot) * 32 + lane];
 #pragma unroll
         for (int set = STEP_SETS - 1; set >= 0; --set) {
+          const Float4 delta4 = *reinterpret_cast<const Float4*>(mine.delta + c * ROW + set * 4);
+          const Float4 dy4 = *reinterpret_cast<const Float4*>(mine.dy + c * ROW + set * 4);
+          const float delta_of[4] = {delta4.x, delta4.y, delta4.z, delta4.w}, dy_of[4] = {dy4.x, dy4.y, dy4.z, dy4.w};
+          const float my_inflow = mine.inflow[c * ROW + set * 4 + quarter];
           float y_part[4], dinflow_part[4], ddecay_part[4];
 #pragma unroll
           for (int i = 3; i >= 0; --i) {
-            const int t = set * 4 + i;
-            const Float4 item = mine.item[t][c];
-            const States B = *reinterpret_cast<const States*>(mine.B + t * PADDED_STATES + first);
-            const States C = *reinterpret_cast<const States*>(mine.C + t * PADDED_STATES + first);
-            const States& before = t == 0 ? start : h[t - 1];
+            const int s = set * 4 + i;
+            const States B = *reinterpret_cast<const States*>(mine.B + s * PADDED_STATES + first);
+            const States C = *reinterpret_cast<const States*>(mine.C + s * PADDED_STATES + first);
+            const States& before = s == 0 ? start : h[s - 1];
             States g;
             y_part[i] = dinflow_part[i] = ddecay_part[i] = 0.f;
 #pragma unroll
             for (int k = 0; k < STATES; ++k) {
-              g.of[k] = fmaf(C.of[k], item.z, r.of[k]);
-              r.of[k] = decay[t].of[k] * g.of[k];
+              g.of[k] = fmaf(C.of[k], dy_of[i], r.of[k]);
+              r.of[k] = decay[s].of[k] * g.of[k];
               const float w = r.of[k] * before.of[k];
               ddecay_part[i] = fmaf(rates.of[k], w, ddecay_part[i]);
-              dA.of[k] = fmaf(item.x, w, dA.of[k]);
+              dA.of[k] = fmaf(delta_of[i], w, dA.of[k]);
               dinflow_part[i] = fmaf(B.of[k], g.of[k], dinflow_part[i]);
-              if (HAS_Z) y_part[i] = fmaf(C.of[k], h[t].of[k], y_part[i]);
+              if (HAS_Z) y_part[i] = fmaf(C.of[k], h[s].of[k], y_part[i]);
             }
             const bool is_my_column = quarter == i;
-            gather(dB[set], g, is_my_column ? item.y : 0.f);
-            gather(dC[set], h[t], is_my_column ? item.z : 0.f);
+            gather(dB[set], g, is_my_column ? my_inflow : 0.f);
+            gather(dC[set], h[s], is_my_column ? dy_of[i] : 0.f);
           }
           const int place = (quarter * CHANNELS + c) * PART_ROW + set * 4;
           if (HAS_Z) *reinterpret_cast<Float4*>(mine.parts[0] + place) = {y_part[0], y_part[1], y_part[2], y_part[3]};
@@ -314,12 +381,17 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
       }
 
       const float y_of[2] = {y.x, y.y}, dinflow_of[2] = {dinflow.x, dinflow.y}, ddecay_of[2] = {ddecay.x, ddecay.y};
-      float du[2], ddelta[2], dz[2];
+      const Float2 skip_pair = skip_and_bias[channel_group * 4 + pair].skip;
+      const float skip[2] = {skip_pair.x, skip_pair.y};
+      float du[2], ddelta[2], dz[2], dD[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        du[i] = fmaf(dinflow_of[i], delta[i], skip[i] * dy[i]);
-        ddelta[i] = fmaf(dinflow_of[i], u[i], LN_2 * ddecay_of[i]) * slope[i];
-        dz[i] = HAS_Z ? gate_slope[i] * fmaf(skip[i], u[i], y_of[i]) : 0.f;
+        const int place = (2 * pair + i) * ROW + step;
+        const float delta = mine.delta[place], dy = mine.dy[place], u = mine.u[place];
+        du[i] = fmaf(dinflow_of[i], delta, skip[i] * dy);
+        ddelta[i] = fmaf(dinflow_of[i], u, LN_2 * ddecay_of[i]) * slope[i];
+        dz[i] = HAS_Z ? gate_slope[i] * fmaf(skip[i], u, y_of[i]) : 0.f;
+        dD[i] = dy * u;
       }
       // Steps t and t + 4 meet: the lanes of the first four keep the sums for D, the others those for the bias.
       const bool keeps_bias = lane & 16;
@@ -327,15 +399,13 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
       float kept[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const float for_D = dy[i] * u[i], for_bias = inside ? ddelta[i] : 0.f;
-        kept[i] = (keeps_bias ? for_bias : for_D) + __shfl_xor_sync(~0u, keeps_bias ? for_D : for_bias, 16);
+        kept[i] = (keeps_bias ? ddelta[i] : dD[i]) + __shfl_xor_sync(~0u, keeps_bias ? dD[i] : ddelta[i], 16);
       }
       sums = {sums.x + kept[0], sums.y + kept[1]};
-      const int remaining = inside ? items_of(channel_group) : 0;
-      const long long t = t0 + step, channel = block_channel + channel_group * CHANNELS + 2 * pair;
-      put_pair(at<U_T>(x.du, b, t, channel), x.du.last, remaining, du[0], du[1]);
-      put_pair(at<DELTA_T>(x.ddelta, b, t, channel), x.ddelta.last, remaining, ddelta[0], ddelta[1]);
-      if (HAS_Z) put_pair(at<Z_T>(x.dz, b, t, channel), x.dz.last, remaining, dz[0], dz[1]);
+      put_pair<U_T>(reinterpret_cast<char*>(x.du + out), 1, num_items, du[0], du[1]);
+      put_pair<DELTA_T>(reinterpret_cast<char*>(x.ddelta + out), 1, num_items, ddelta[0], ddelta[1]);
+      if (HAS_Z) put_pair<Z_T>(reinterpret_cast<char*>(x.dz + out), 1, num_items, dz[0], dz[1]);
+      out += CHANNELS;
     }
     if (GROUPS == 1) store_sums(0, false);
   }
@@ -344,21 +414,20 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
   for (int slot = segment; slot < slots; slot += SEGMENTS) {
     const long long channel = block_channel + slot / GROUPS * CHANNELS + c, row = b * x.channels + channel;
     const int first = slot % GROUPS * GROUP_STATES + quarter * STATES;
-    States dA{};
+    States dA = load_states(x.adds_to_sums ? x.dA : nullptr, row, channel < x.channels, first, state);
     for (int from = 0; from < SEGMENTS; ++from) {
 #pragma unroll
       for (int k = 0; k < STATES; ++k) dA.of[k] += dA_sums[(from * slots + slot) * 32 + lane].of[k];
     }
     store_states(x.dA, row, channel < x.channels, first, state, dA);
-    // The carry left behind by the first chunk is what reaches the initial state.
-    if (x.dinitial) {
-      store_states(x.dinitial, row, channel < x.channels, first, state, carry[(slots + slot) * 32 + lane]);
-    }
+    // The carry left behind by the first chunk is what reaches the state before it.
+    const States& left = carry[(((first_chunk + 1) & 1) * slots + slot) * 32 + lane];
+    store_states(x.dinitial, row, channel < x.channels, first, state, left);
   }
   for (int group = segment; group < channel_groups; group += SEGMENTS) {
-    const long long channel = block_channel + group * CHANNELS + lane;
+    const long long channel = block_channel + group * CHANNELS + lane, row = b * x.channels + channel;
     if (lane < CHANNELS && channel < x.channels) {
-      float dD = 0.f, dbias = 0.f;
+      float dD = HAS_D && x.adds_to_sums ? x.dD[row] : 0.f, dbias = HAS_BIAS && x.adds_to_sums ? x.dbias[row] : 0.f;
       for (int from = 0; from < SEGMENTS; ++from) {
         for (int t = 0; t < STEPS / 2; ++t) {
           const Float2* sums = item_sums + (from * channel_groups + group) * 32 + 4 * t + lane / 2;
@@ -366,30 +435,29 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
           dbias += lane % 2 ? sums[16].y : sums[16].x;
         }
       }
-      if (HAS_D) x.dD[b * x.channels + channel] = dD;
-      if (HAS_BIAS) x.dbias[b * x.channels + channel] = dbias;
+      if (HAS_D) x.dD[row] = dD;
+      if (HAS_BIAS) x.dbias[row] = dbias;
     }
   }
 }
 
-// dB and dC from the blocks' parts (parts, rows, 2, PADDED_STATES), added in a fixed order.
+// A piece's dB and dC from the blocks' parts (parts, batch, steps, 2, PADDED_STATES), added in a fixed order.
 struct ReduceArguments {
   const float* parts;
   B_T* dB;
   C_T* dC;
-  long long num_parts, rows, state;
+  long long num_parts, batch, steps, first_step, length, state;
 };
 
 extern "C" __global__ void __launch_bounds__(256) reduce_parts(const __grid_constant__ ReduceArguments x) {
-  const long long size = x.rows * 2 * PADDED_STATES;
+  const long long size = x.batch * x.steps * 2 * PADDED_STATES;
   const long long place = (long long)blockIdx.x * 256 + threadIdx.x;
-  if (place >= size) return;
+  const long long step = place / (2 * PADDED_STATES), row = step / x.steps * x.length + x.first_step + step % x.steps;
+  const int n = (int)(place % PADDED_STATES);
+  if (place >= size || n >= x.state) return;
   float sum = 0.f;
 #pragma unroll 8
   for (long long part = 0; part < x.num_parts; ++part) sum += x.parts[part * size + place];
-  const long long row = place / (2 * PADDED_STATES);
-  const int n = (int)(place % PADDED_STATES);
-  if (n >= x.state) return;
   if (place / PADDED_STATES % 2 == 0) {
     put(x.dB + row * x.state + n, sum);
   } else {

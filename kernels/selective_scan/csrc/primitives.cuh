@@ -43,17 +43,24 @@ __device__ __forceinline__ void put(f16* to, float x) {
   *to = y;
 }
 
-// x rounded to the 11 significant bits that the tensor cores read of a tf32 operand.
-__device__ __forceinline__ float round_to_tf32(float x) {
-  unsigned y;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
-  return __uint_as_float(y);
-}
+// The part of x that survives as an operand of the tensor cores, which read 11 significant bits.
+__device__ __forceinline__ float high_part(float x) { return __uint_as_float(__float_as_uint(x) & 0xffffe000u); }
+
+// That truncation makes a factor smaller by this much on average (mantissas spread logarithmically).
+constexpr float MEAN_TRUNCATION = 3.52e-4f;
 
 // sums (16 x 8) += a (16 x 4) b (4 x 8). In lane l: a0 = a[l/4][l%4], a1 = a[8 + l/4][l%4], b = b[l%4][l/4],
-// sums[i] = sums[8 (i/2) + l/4][2 (l%4) + i%2]. The tensor cores cut operands to 11 significant bits.
+// sums[i] = sums[8 (i/2) + l/4][2 (l%4) + i%2].
 __device__ __forceinline__ void multiply_add(float (&sums)[4], float a0, float a1, float b) {
   asm("mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
       : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
       : "r"(__float_as_uint(a0)), "r"(__float_as_uint(a1)), "r"(__float_as_uint(b)));
+}
+
+// sums (16 x 8) += a (16 x 8) b (8 x 8), with only the first 8 rows of a: a0 = a[l/4][l%4], a1 = a[l/4][4 + l%4],
+// b0 = b[l%4][l/4], b1 = b[4 + l%4][l/4], sums as above.
+__device__ __forceinline__ void multiply_add(float (&sums)[4], float a0, float a1, float b0, float b1) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %6, %5, %6}, {%7, %8}, {%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(__float_as_uint(a0)), "r"(__float_as_uint(a1)), "r"(0u), "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
 }

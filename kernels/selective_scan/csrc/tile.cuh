@@ -1,12 +1,12 @@
 // The tile that one warp works on: 8 steps of 8 channels, with all their states.
 //
-//   lane = 8 quarter + channel:   a lane owns STATES consecutive states of one channel, its four quarters
-//                                 4 STATES of them (one group); more states are more groups, one after the other
-//   lane = 4 step + pair:         what does not depend on the state (step size, inflow, gate): the same lane owns the
-//                                 two items (step, channel 2 pair) and (step, channel 2 pair + 1)
+// A lane owns STATES consecutive states of one channel; the four lanes of a channel (its quarters) own 4 STATES, one
+// group. More states are more groups, one after the other. What does not depend on the state (step size, inflow, gate)
+// is an item (step, channel): lane 4 step + pair owns the items of channels 2 pair and 2 pair + 1.
 //
 // The host defines: U_T DELTA_T B_T C_T Z_T (f32, bf16 or f16), STATES (1, 2 or 4), GROUPS, SEGMENTS, COLUMNS (forward),
-// MIN_BLOCKS, SOFTPLUS, HAS_D, HAS_Z, HAS_BIAS, HAS_STARTS, VECTOR_PAIRS, VECTOR_BC, CHECKPOINT_STEPS.
+// MIN_BLOCKS, SOFTPLUS, HAS_D, HAS_Z, HAS_BIAS, HAS_STARTS, VECTOR_PAIRS, VECTOR_BC, SPLIT_OPERANDS, CHECKPOINT_STEPS
+// (forward).
 
 constexpr int STEPS = 8;
 constexpr int CHANNELS = 8;
@@ -18,13 +18,43 @@ constexpr float CUT = -1e30f;  // the logarithm of a decay to nothing
 
 // A tensor (batch, length, last) with strides in elements; last is the channel or the state.
 struct Rows {
-  void* data;
+  char* data;
   long long batch, time, last;
+  long long advance;  // bytes from a warp's tile to the next that it loads
+  long long across;   // backward: bytes to the next 8 channels
 };
 
 template <typename T>
-__device__ __forceinline__ T* at(const Rows& rows, long long b, long long t, long long last) {
-  return static_cast<T*>(rows.data) + b * rows.batch + t * rows.time + last * rows.last;
+__device__ __forceinline__ char* at(const Rows& rows, long long b, long long t, long long last) {
+  return rows.data + (b * rows.batch + t * rows.time + last * rows.last) * (long long)sizeof(T);
+}
+
+// COUNT neighbours as they lie in memory. Whole words, so that a load in flight is waited for only where it is used.
+template <typename T, int COUNT>
+struct alignas(COUNT * sizeof(T) < 4 ? 4 : COUNT * sizeof(T)) Raw {
+  unsigned words[(COUNT * sizeof(T) + 3) / 4];
+};
+
+template <int COUNT>
+__device__ __forceinline__ float value(const Raw<f32, COUNT>& raw, int i) {
+  return __uint_as_float(raw.words[i]);
+}
+template <int COUNT>
+__device__ __forceinline__ float value(const Raw<bf16, COUNT>& raw, int i) {
+  return __uint_as_float(i % 2 ? raw.words[i / 2] & 0xffff0000u : raw.words[i / 2] << 16);
+}
+template <int COUNT>
+__device__ __forceinline__ float value(const Raw<f16, COUNT>& raw, int i) {
+  return to_float(f16{(unsigned short)(raw.words[i / 2] >> i % 2 * 16)});
+}
+
+template <typename T, int COUNT>
+__device__ __forceinline__ void set_bits(Raw<T, COUNT>& raw, int i, const char* from) {
+  if constexpr (sizeof(T) == 4) {
+    raw.words[i] = *reinterpret_cast<const unsigned*>(from);
+  } else {
+    raw.words[i / 2] |= (unsigned)*reinterpret_cast<const unsigned short*>(from) << i % 2 * 16;
+  }
 }
 
 // STATES consecutive floats as one vector access.
@@ -52,9 +82,8 @@ struct StepSize {
 
 __device__ __forceinline__ StepSize step_size(float raw) {
 #if SOFTPLUS
-  const float e = ex2(raw * LOG2_E);
-  const bool is_linear = raw > 20.f;
-  return {is_linear ? raw : log1p_of(e), is_linear ? 1.f : e * reciprocal(1.f + e)};
+  const float e = ex2(-LOG2_E * fabsf(raw)), share = reciprocal(1.f + e);
+  return {fmaxf(raw, 0.f) + log1p_of(e), raw > 0.f ? share : e * share};
 #else
   return {raw, 1.f};
 #endif
@@ -62,34 +91,40 @@ __device__ __forceinline__ StepSize step_size(float raw) {
 
 __device__ __forceinline__ float sigmoid(float x) { return reciprocal(1.f + ex2(-LOG2_E * x)); }
 
-// The two items of a lane. VECTOR_PAIRS says that two channels always lie side by side, aligned, and end together.
 template <typename T>
-struct alignas(2 * sizeof(T)) Pair {
-  T of[2];
-};
+__device__ __forceinline__ Raw<T, 2> packed(float first, float second) {
+  if constexpr (sizeof(T) == 4) {
+    return {__float_as_uint(first), __float_as_uint(second)};
+  } else {
+    T low, high;
+    put(&low, first);
+    put(&high, second);
+    return {low.bits | (unsigned)high.bits << 16};
+  }
+}
 
+// The two items of a lane. VECTOR_PAIRS says that two channels always lie side by side, aligned, and end together.
+// Loads depend on no condition where that can be had, for a load that may not happen is waited for at once: `from`
+// must be readable even if there are no items.
 template <typename T>
-__device__ __forceinline__ Pair<T> load_pair(const T* from, long long channel_stride, int remaining) {
-  Pair<T> pair = {};
+__device__ __forceinline__ Raw<T, 2> load_pair(const char* from, long long channel_stride, int num_items) {
 #if VECTOR_PAIRS
-  if (remaining > 0) pair = *reinterpret_cast<const Pair<T>*>(from);
+  return *reinterpret_cast<const Raw<T, 2>*>(from);
 #else
-  if (remaining > 0) pair.of[0] = from[0];
-  if (remaining > 1) pair.of[1] = from[channel_stride];
-#endif
+  Raw<T, 2> pair = {};
+  if (num_items > 0) set_bits(pair, 0, from);
+  if (num_items > 1) set_bits(pair, 1, from + channel_stride * (long long)sizeof(T));
   return pair;
+#endif
 }
 
 template <typename T>
-__device__ __forceinline__ void put_pair(T* to, long long channel_stride, int remaining, float first, float second) {
-  Pair<T> pair;
-  put(&pair.of[0], first);
-  put(&pair.of[1], second);
+__device__ __forceinline__ void put_pair(char* to, long long channel_stride, int remaining, float first, float second) {
 #if VECTOR_PAIRS
-  if (remaining > 0) *reinterpret_cast<Pair<T>*>(to) = pair;
+  if (remaining > 0) *reinterpret_cast<Raw<T, 2>*>(to) = packed<T>(first, second);
 #else
-  if (remaining > 0) to[0] = pair.of[0];
-  if (remaining > 1) to[channel_stride] = pair.of[1];
+  if (remaining > 0) put(reinterpret_cast<T*>(to), first);
+  if (remaining > 1) put(reinterpret_cast<T*>(to + channel_stride * (long long)sizeof(T)), second);
 #endif
 }
 
@@ -121,59 +156,40 @@ __device__ __forceinline__ void store_states(float* to, long long row, bool exis
   }
 }
 
-// B or C of the 8 steps: four consecutive states a time, lane by lane.
-constexpr int QUADS = STEPS * PADDED_STATES / 4;
-constexpr int QUADS_PER_LANE = (QUADS + 31) / 32;
+// B or C of the 8 steps: lane 4 step + quarter holds its quarter's states of that step, group by group.
+template <typename T>
+__device__ __forceinline__ Raw<T, STATES> load_quarter(const char* from, long long state_stride, int num_states) {
+#if VECTOR_BC
+  return *reinterpret_cast<const Raw<T, STATES>*>(from);
+#else
+  Raw<T, STATES> quarter = {};
+#pragma unroll
+  for (int k = 0; k < STATES; ++k) {
+    if (k < num_states) set_bits(quarter, k, from + k * state_stride * (long long)sizeof(T));
+  }
+  return quarter;
+#endif
+}
 
 template <typename T>
-struct alignas(4 * sizeof(T)) Quad {
-  T of[4];
+__device__ __forceinline__ States values(const Raw<T, STATES>& raw) {
+  States states;
+#pragma unroll
+  for (int k = 0; k < STATES; ++k) states.of[k] = value(raw, k);
+  return states;
+}
+
+// The items' factors, by channel and step; rows of 12 keep the accesses free of bank conflicts.
+constexpr int ROW = 12;
+
+struct EightSteps {
+  float of[STEPS];
 };
 
-template <typename T>
-__device__ __forceinline__ void load_quads(
-    Quad<T> (&to)[QUADS_PER_LANE], const Rows& rows, long long b, long long t0, long long length, int state, int lane) {
-#pragma unroll
-  for (int i = 0; i < QUADS_PER_LANE; ++i) {
-    const int quad = lane + 32 * i, n = quad % (PADDED_STATES / 4) * 4;
-    const long long t = t0 + quad / (PADDED_STATES / 4);
-    const bool exists = quad < QUADS && t < length;
-    to[i] = Quad<T>{};
-#if VECTOR_BC
-    if (exists) to[i] = *reinterpret_cast<const Quad<T>*>(at<T>(rows, b, t, 0) + n);
-#else
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      if (exists && n + j < state) to[i].of[j] = *at<T>(rows, b, t, n + j);
-    }
-#endif
-  }
-}
-
-template <typename T>
-__device__ __forceinline__ void stage_quads(float* tile, const Quad<T> (&from)[QUADS_PER_LANE], int lane) {
-#pragma unroll
-  for (int i = 0; i < QUADS_PER_LANE; ++i) {
-    const int quad = lane + 32 * i;
-    const Float4 values = {to_float(from[i].of[0]), to_float(from[i].of[1]), to_float(from[i].of[2]), to_float(from[i].of[3])};
-    if (quad < QUADS) reinterpret_cast<Float4*>(tile)[quad] = values;
-  }
-}
-
-// Sums over states meet in shared memory: each quarter leaves its part of 8 steps per channel, the items' owners add
-// the four. Rows of 12 floats keep both accesses free of bank conflicts.
-constexpr int PART_ROW = 12;
-constexpr int PART_SIZE = 4 * CHANNELS * PART_ROW;
-
-__device__ __forceinline__ Float2 sum_parts(const float* parts, int step, int pair) {
-  Float2 sum = {0.f, 0.f};
-#pragma unroll
-  for (int q = 0; q < 4; ++q) {
-    const float* row = parts + (q * CHANNELS + 2 * pair) * PART_ROW + step;
-    sum.x += row[0];
-    sum.y += row[PART_ROW];
-  }
-  return sum;
+__device__ __forceinline__ EightSteps read_row(const float* rows, int channel) {
+  const Float4 first = *reinterpret_cast<const Float4*>(rows + channel * ROW);
+  const Float4 second = *reinterpret_cast<const Float4*>(rows + channel * ROW + 4);
+  return {{first.x, first.y, first.z, first.w, second.x, second.y, second.z, second.w}};
 }
 
 // CUT where a sequence starts, 0 elsewhere: added to log2 of the decay it takes the state's past away.

@@ -1,0 +1,221 @@
+"""`Results` -> what was set up: tasks and budgets, models as built, optimizer groups, and how to run it again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from reports import formatting
+from reports.document import Column, Row, Table, TableCell, number_cell, text_cell
+from reports.formatting import counted
+from reports.results import AccuracyEntry, ModelVariant, Outcome, Results
+from suite.records import Measurement
+from suite.spec import Cell, canonical_json
+
+
+def configurations_table(results: Results) -> Table | None:
+    """Every model as it was built for every task."""
+    outcomes = sorted(results.outcomes, key=lambda outcome: _place(results, outcome))
+    configurations: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        configurations.setdefault(outcome.cell.configuration_id, []).append(outcome)
+    rows = [_configuration_row(results, name, found) for name, found in configurations.items()]
+    if not rows:
+        return None
+    return Table(
+        name="configurations",
+        title="Models as built",
+        caption=(
+            "A configuration is a model, a task, their settings, the shell, the precision and the device. Accuracy and "
+            "cost of the same configuration are joined by its identifier."
+        ),
+        row_title="Model",
+        columns=(
+            Column(title="Configuration", is_text=True),
+            Column(title="Parameters"),
+            Column(title="Non-embedding"),
+            Column(title="Width"),
+            Column(title="Layers"),
+            Column(title="Device", is_text=True),
+            Column(title="Precision", is_text=True),
+            Column(title="Settings", is_text=True),
+        ),
+        rows=tuple(rows),
+        is_secondary=True,
+    )
+
+
+def tasks_table(results: Results) -> Table | None:
+    """Every task with its settings and the budget that all models had on it."""
+    rows = []
+    for task in results.tasks:
+        entries = results.accuracy_on(task)
+        cells = [outcome.cell for entry in entries for trial in entry.trials for outcome in trial.outcomes]
+        rates = sorted({trial.learning_rate for entry in entries for trial in entry.trials})
+        seeds = sorted({cell.seed for cell in cells if cell.seed is not None})
+        budget = cells[0].budget
+        rows.append(
+            Row(
+                header=task.label,
+                cells=(
+                    text_cell(settings_text(cells[0].task.settings)),
+                    text_cell(settings_text(budget.model_dump(mode="json")) if budget is not None else ""),
+                    text_cell(", ".join(map(formatting.learning_rate, rates))),
+                    text_cell(", ".join(map(str, seeds))),
+                ),
+            )
+        )
+    if not rows:
+        return None
+    return Table(
+        name="tasks",
+        title="Tasks and budgets",
+        caption="The budget is the same for every model.",
+        row_title="Task",
+        columns=(
+            Column(title="Settings", is_text=True),
+            Column(title="Budget", is_text=True),
+            Column(title="Learning rates tried", is_text=True),
+            Column(title="Seeds", is_text=True),
+        ),
+        rows=tuple(rows),
+        is_secondary=True,
+    )
+
+
+def optimizer_table(results: Results) -> Table | None:
+    """The optimizer's parameter groups of every model; None if no record holds any."""
+    groups: list[tuple[ModelVariant, dict[str, Any]]] = []
+    for model in results.models:
+        of_model: dict[str, dict[str, Any]] = {}
+        for entry in results.accuracy:
+            measurement = _measurement_of(entry) if entry.model == model else None
+            for group in measurement.parameter_groups if measurement is not None else ():
+                of_model.setdefault(settings_text(_without_lists(group)), group)
+        groups += [(model, group) for group in of_model.values()]
+    if not groups:
+        return None
+    settings = list(dict.fromkeys(key for _, group in groups for key in _without_lists(group)))
+    return Table(
+        name="optimizer",
+        title="Optimizer groups",
+        caption="Which parameters decay, and at which learning rate, as the optimizer had them.",
+        row_title="Model",
+        columns=(
+            *(Column(title=key.replace("_", " ").capitalize()) for key in settings),
+            Column(title="Parameter tensors", is_text=True),
+        ),
+        rows=tuple(
+            Row(
+                header=model.label,
+                series=model.index,
+                cells=(*(_setting_cell(group.get(key)) for key in settings), _parameter_names_cell(group)),
+            )
+            for model, group in groups
+        ),
+        is_secondary=True,
+    )
+
+
+def reproduction_commands(results: Results) -> tuple[str, ...]:
+    """Shell commands that run the same again; names are quoted for the shell."""
+    spec = results.spec
+    commits = sorted(
+        {env.git_commit for env in (record.environment for record in results.records) if env and env.git_commit}
+    )
+    checkout = (f"git checkout {shlex.quote(formatting.visible(commits[0]))}",) if len(commits) == 1 else ()
+    if spec is not None:
+        models, tasks = list(spec.models), list(spec.tasks)
+    else:
+        models = list(dict.fromkeys(model.name for model in results.models))
+        tasks = sorted({outcome.cell.task.name for outcome in results.outcomes})
+    if not models or not tasks:
+        return checkout
+    command = ["suite", "run", "--models", ",".join(models), "--tasks", ",".join(tasks)]
+    if spec is not None:
+        command += ["--preset", spec.preset, *_place_options(spec.cells)]
+        for section, values in spec.overrides.items():
+            for key, value in values.items():
+                command += ["--set", f"{section}.{key}={canonical_json(value)}"]
+        for plugin in spec.plugins:
+            command += ["--plugin", plugin]
+    return (*checkout, shlex.join(formatting.visible(word) for word in command))
+
+
+def _place_options(cells: Iterable[Cell]) -> list[str]:
+    """Seeds, device and precision, where the whole run shares them; tasks may differ in the seeds of their presets."""
+    cells = list(cells)
+    options = []
+    seeds_of_tasks: dict[str, set[int]] = {}
+    for cell in cells:
+        if cell.seed is not None:
+            seeds_of_tasks.setdefault(cell.task.name, set()).add(cell.seed)
+    different_seeds = {tuple(sorted(seeds)) for seeds in seeds_of_tasks.values()}
+    if len(different_seeds) == 1:
+        options += ["--seeds", ",".join(map(str, *different_seeds))]
+    for option, values in (
+        ("--device", {cell.device for cell in cells}),
+        ("--precision", {cell.precision for cell in cells}),
+    ):
+        if len(values) == 1:
+            options += [option, *values]
+    return options
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Settings in one line: key = value, …"""
+    return ", ".join(
+        f"{key} = {value if isinstance(value, str) else canonical_json(value)}" for key, value in settings.items()
+    )
+
+
+def _place(results: Results, outcome: Outcome) -> tuple[int, str, int]:
+    """By task, in the order of the tasks, then by model."""
+    names = [task.name for task in results.tasks] + [setting.task_name for setting in results.cost_settings]
+    cell = outcome.cell
+    return names.index(cell.task.name), results.task_label_of[cell.id], results.model_of[cell.id].index
+
+
+def _configuration_row(results: Results, configuration_id: str, outcomes: list[Outcome]) -> Row:
+    cell = outcomes[0].cell
+    model = results.model_of[cell.id]
+    measurement = next((outcome.measurement for outcome in outcomes if outcome.measurement is not None), None)
+    return Row(
+        header=model.label,
+        series=model.index,
+        group=results.task_label_of[cell.id],
+        cells=(
+            text_cell(configuration_id),
+            number_cell(measurement.num_parameters if measurement else None, formatting.exact_count),
+            number_cell(measurement.num_non_embedding_parameters if measurement else None, formatting.exact_count),
+            number_cell(cell.shell.width, formatting.exact_count),
+            number_cell(cell.shell.num_layers, formatting.exact_count),
+            text_cell(cell.device),
+            text_cell(cell.precision),
+            text_cell(settings_text(cell.model.settings)),
+        ),
+    )
+
+
+def _measurement_of(entry: AccuracyEntry) -> Measurement | None:
+    trials = [entry.selected] if entry.selected is not None else list(entry.trials)
+    return next(
+        (outcome.measurement for trial in trials for outcome in trial.outcomes if outcome.measurement is not None), None
+    )
+
+
+def _without_lists(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if not isinstance(value, (list, tuple))}
+
+
+def _setting_cell(value: Any) -> TableCell:
+    if isinstance(value, (int, float)):
+        return number_cell(value, formatting.learning_rate)
+    return text_cell("" if value is None else str(value))
+
+
+def _parameter_names_cell(group: dict[str, Any]) -> TableCell:
+    """How many there are, with their names behind it."""
+    names = [str(name) for value in group.values() if isinstance(value, (list, tuple)) for name in value]
+    return text_cell(counted(len(names), "tensor"), note="\n".join(names))
