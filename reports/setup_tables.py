@@ -135,6 +135,8 @@ def reproduction_commands(results: Results) -> tuple[str, ...]:
     command = ["suite", "run", "--models", ",".join(models), "--tasks", ",".join(tasks)]
     if spec is not None:
         command += ["--preset", spec.preset, *_place_options(spec.cells)]
+        if set(spec.measure) != {"accuracy", "cost"}:
+            command += ["--measure", ",".join(spec.measure)]
         for section, values in spec.overrides.items():
             for key, value in values.items():
                 command += ["--set", f"{section}.{key}={canonical_json(value)}"]

@@ -64,6 +64,7 @@ def run(
     tasks: Annotated[str | None, typer.Option(help="Comma-separated names; see `suite list`.")] = None,
     preset: Annotated[str | None, typer.Option(help="Size of the tasks: quick, standard, paper.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Comma-separated seeds, for example 0,1,2.")] = None,
+    measure: Annotated[str | None, typer.Option(help="accuracy, cost, or both: accuracy,cost.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; the GPU if there is one.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16; bf16 on a GPU, fp32 on a CPU.")] = None,
     assignments: Annotated[
@@ -93,6 +94,7 @@ def run(
         "tasks": _names(tasks),
         "preset": preset,
         "seeds": _seeds(seeds),
+        "measure": _names(measure),
         "device": device,
         "precision": precision,
         "plugins": [str(path.resolve()) for path in plugin] if plugin else None,

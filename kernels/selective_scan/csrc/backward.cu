@@ -5,11 +5,12 @@
 //     dC_t = sum over channels of dy_t h_t              dB_t = sum over channels of delta_t u_t g_t
 //     d(delta_t u_t) = <B_t, g_t>                       d(delta_t) = <A, r_t h_{t-1}>     dA = sum_t delta_t r_t h_{t-1}
 //
-// Mapping: lane = 8 quarter + channel (tile.cuh). SEGMENTS warps share 8 channels and each takes 8 consecutive steps, so a block holds SEGMENTS x 8 steps (a
-// chunk) and walks the chunks from the last to the first. In a chunk every warp scans its steps from zero in both
-// directions, tells the others its decay and both its ends, takes its true start and end state from theirs and the
-// chunk's checkpoint, and walks the steps again: forward for h, backward for everything else, decays and states in
-// registers. Before it moves on to the next chunk, a block does this for channel_groups x 8 channels.
+// Mapping: lane = 8 quarter + channel (tile.cuh). SEGMENTS warps share 8 channels and each takes 8 consecutive steps, so
+// a block holds SEGMENTS x 8 steps (a chunk) and walks the chunks from the last to the first. In a chunk every warp scans
+// its steps from zero in both directions, tells the others its decay and both its ends, takes its true start and end
+// state from theirs and the chunk's checkpoint, and walks the steps again: forward for h, backward for everything else,
+// decays and states in registers. Before it moves on to the next chunk, a block does this for channel_groups x 8
+// channels. Long sequences come in pieces, the last first, so that what is not yet added up stays small.
 //
 // The sums over channels are matrix products. A lane's states are rows, the lanes' channels the inner axis, and the
 // right factor has one column a step: delta u (for dB) or dy (for dC) in the step's column, 0 in the others, so that
