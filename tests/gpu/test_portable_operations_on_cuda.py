@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 import pytest
@@ -66,6 +67,19 @@ def test_a_step_agrees_with_the_last_position(dtype: torch.dtype, length: int) -
     q, k, v = qkv(80, 2, 64, dtype).values()
     expected = causal_attention(q[:, :length], k[:, :length], v[:, :length], implementation="reference")[:, -1]
     assert_close("y", attention_step(q[:, length - 1], k, v, length), expected, dtype)
+
+
+def test_a_step_costs_no_planning_when_the_cache_grows() -> None:
+    q, k, v = qkv(200, 4, 64, torch.bfloat16).values()
+    attention_step(q[:, 0], k, v, 1)
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    with receipt() as ran:
+        for length in range(2, 200):
+            attention_step(q[:, length - 1], k, v, length)
+    torch.cuda.synchronize()
+    assert (time.perf_counter() - started) / 198 < 5e-3
+    assert "cudnn" not in ran[OPERATION.name]
 
 
 @pytest.mark.parametrize("length", [1, 65, 300])
