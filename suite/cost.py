@@ -33,31 +33,33 @@ def measure_cost(trainee: Trainee, listener: Listener) -> Cost:
         with torch.inference_mode():
             trainee.logits(inputs)
 
-    listener(Progress(0.1, "first calls"))
-    first_calls = [call_seconds(train, trainee.device), call_seconds(infer, trainee.device)]
-    listener(Progress(0.2, "memory"))
-    peaks = [trainee.memory.of(train), trainee.memory.of(infer)]
-    listener(Progress(0.3, "timing training and inference"))
-    samples = interleaved_seconds(
-        [train, infer], trainee.device, num_warmup_rounds=1, min_rounds=10, max_rounds=30, seconds=0.5
-    )
-    training, inference = (
-        Timing(
-            first_call_seconds=first,
-            samples_seconds=taken,
-            tokens_per_call=batch_size * length,
-            peak_memory_bytes=peak,
-        )
-        for first, taken, peak in zip(first_calls, samples, peaks, strict=True)
-    )
-    listener(Progress(0.6, "timing generation"))
+    # What is only used comes before what is trained: gradients and the optimizer's state belong to training alone.
+    listener(Progress(0.1, "inference"))
+    first_inference, inference_bytes = call_seconds(infer, trainee.device), trainee.memory.of(infer)
+    listener(Progress(0.2, "generation"))
     context = min(length, MAX_GENERATION_CONTEXT)
+    generation = _measure_generation(trainee, inputs, context)
     with trainee.autocast():
         num_state_bytes = state_bytes(trainee.shell.initial_state(1, context))
+    listener(Progress(0.5, "training"))
+    first_training, training_bytes = call_seconds(train, trainee.device), trainee.memory.of(train)
+    inference_seconds, training_seconds = interleaved_seconds(
+        [infer, train], trainee.device, num_warmup_rounds=1, min_rounds=10, max_rounds=30, seconds=0.5
+    )
     return Cost(
-        training=training,
-        inference=inference,
-        generation=_measure_generation(trainee, inputs, context),
+        training=Timing(
+            first_call_seconds=first_training,
+            samples_seconds=training_seconds,
+            tokens_per_call=batch_size * length,
+            peak_memory_bytes=training_bytes,
+        ),
+        inference=Timing(
+            first_call_seconds=first_inference,
+            samples_seconds=inference_seconds,
+            tokens_per_call=batch_size * length,
+            peak_memory_bytes=inference_bytes,
+        ),
+        generation=generation,
         generation_context=context,
         state_bytes=num_state_bytes,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 
 from suite import IGNORED, Batch, Budget, Preset, Settings, Split, Task

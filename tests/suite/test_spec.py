@@ -54,7 +54,7 @@ def test_a_cell_survives_json() -> None:
         {"device": "cuda"},
         {"model": Choice(name="faulty", settings={"fault": "nan"})},
         {"task": Choice(name="echo", version=2, settings={"length": 8, "seconds": 0.0})},
-        {"protocol": 2},
+        {"protocol": 99},
     ],
 )
 def test_whatever_changes_a_result_changes_the_cell(changes: dict[str, object]) -> None:
