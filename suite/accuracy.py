@@ -26,6 +26,7 @@ def measure_accuracy(trainee: Trainee, listener: Listener) -> Accuracy:
         Diverged: the loss left the finite numbers.
     """
     task, budget = trainee.task, trainee.budget
+    baseline = task.baseline()
     curve: list[CurvePoint] = []
     losses: list[Tensor] = []
     best_score, best_step, best_weights = -math.inf, 0, trainee.shell.state_dict()
@@ -45,7 +46,7 @@ def measure_accuracy(trainee: Trainee, listener: Listener) -> Accuracy:
         train_loss = _finite_mean(losses, step)
         losses.clear()
         num_sequences = budget.validation_batches * budget.batch_size
-        validation = evaluate(trainee, "validation", task.length, num_sequences, hashed=not curve)
+        validation = evaluate(trainee, "validation", task.length, num_sequences, hashed=not curve, listener=listener)
         curve.append(
             CurvePoint(
                 step=step,
@@ -72,7 +73,7 @@ def measure_accuracy(trainee: Trainee, listener: Listener) -> Accuracy:
         stopped_early=stopped_early,
         test=test,
         untested=untested,
-        baseline=task.baseline(),
+        baseline=baseline,
         metric=task.metric,
         train_seconds=train_seconds,
         data_sha256=trainee.data_sha256,
@@ -80,15 +81,14 @@ def measure_accuracy(trainee: Trainee, listener: Listener) -> Accuracy:
 
 
 def _test(trainee: Trainee, listener: Listener) -> tuple[list[Evaluation], dict[str, str]]:
-    """Scores at every test length; a length that the model or the memory cannot take is named with its reason."""
+    """Scores at every test length; a length that cannot be scored is named with its reason."""
     test: list[Evaluation] = []
     untested: dict[str, str] = {}
     for length in trainee.task.test_lengths:
-        listener(Progress(1.0, f"testing at {length:,} tokens"))
         try:
             num_sequences = trainee.budget.test_batches * trainee.budget.batch_size
-            test.append(evaluate(trainee, "test", length, num_sequences, hashed=True))
-        except UsageError as error:
+            test.append(evaluate(trainee, "test", length, num_sequences, hashed=True, listener=listener))
+        except (UsageError, Diverged) as error:
             untested[str(length)] = str(error)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):

@@ -14,7 +14,7 @@ import webbrowser
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -23,8 +23,10 @@ from rich.markup import escape
 from suite.errors import StoreError, SuiteError, UsageError
 
 if TYPE_CHECKING:
+    from suite.executors.local import LocalExecutor
     from suite.records import Record
-    from suite.spec import RunSpec
+    from suite.spec import Cell, RunSpec
+    from suite.store import Store
 
 app = typer.Typer(
     name="suite",
@@ -81,6 +83,7 @@ def run(
     open_report: Annotated[bool, typer.Option("--open", help="Open the report in a browser at the end.")] = False,
 ) -> None:
     """Run models on tasks, measure accuracy and cost, and write a report."""
+    from suite.executors.local import LocalExecutor
     from suite.plan import Request, parse_assignments, plan, read_experiment
     from suite.registry import Registry
     from suite.runner import missing_cells
@@ -112,27 +115,28 @@ def run(
         missing = missing_cells(spec, store.records(), retry_failed=retry_failed)
         _announce(spec, len(missing), out)
         num_jobs = jobs or (1 if spec.cells[0].device == "cuda" else _num_cores())
-        interrupted = _run_cells(spec, store, num_jobs, timeout, retry_failed, missing)
+        store.write_spec(spec)
+        interrupted = _run_cells(missing, store, LocalExecutor(num_jobs, timeout, spec.plugins))
     records = _of_spec(store.records(), spec)
-    page = _publish(records, spec, out)
-    if open_report:
-        _open(page)
+    if records:
+        page = _publish(records, spec, out)
+        if open_report:
+            _open(page)
     if interrupted:
-        num_left = len(missing_cells(spec, records, retry_failed=False))
+        num_left = len(missing_cells(spec, records, retry_failed=retry_failed))
         errors.print(
-            f"Interrupted. What finished is safe in {out}; {num_left} of {len(spec.cells)} cells are left. "
+            f"Interrupted. What finished is safe in {out}; {num_left} of {_count(len(spec.cells), 'cell')} left. "
             f"Go on with:\n  {_this_command()}",
             highlight=False,
             markup=False,
             soft_wrap=True,
         )
         raise typer.Exit(130)
-    num_failed = len({record.cell_id for record in records if record.failure}) - len(
-        {record.cell_id for record in records if record.failure} & {r.cell_id for r in records if r.measurement}
-    )
+    num_failed = len(missing_cells(spec, records, retry_failed=True))
     if num_failed:
         errors.print(
-            f"{num_failed} cells failed; the report says why. --retry-failed runs them again.", highlight=False
+            f"{_count(num_failed, 'cell')} failed; the report says why. --retry-failed runs them again.",
+            highlight=False,
         )
         raise typer.Exit(1)
 
@@ -177,9 +181,10 @@ def report(
     from reports import build_report, render
 
     records, spec = _read(folder, everything)
-    if format is Format.html and out is None:
+    wanted = Format.html if open_report else format
+    if wanted is Format.html and out is None:
         out = folder / "report.html"
-    content = render(build_report(records, spec), format.value)
+    content = render(build_report(records, spec), wanted.value)
     if out is None:
         print(content)
         return
@@ -199,7 +204,11 @@ def compare(
     from reports import compare as compare_records
     from reports import render
 
-    print(render(compare_records(_read(a, True)[0], _read(b, True)[0]), format.value))
+    sides = [_read(folder, everything=True)[0] for folder in (a, b)]
+    for folder, records in zip((a, b), sides, strict=True):
+        if not records:
+            raise UsageError(f"{folder} holds no records yet; there is nothing to compare")
+    print(render(compare_records(*sides), format.value))
 
 
 @app.command()
@@ -216,7 +225,7 @@ def check(
         console.print(f"{mark} {escape(said)}", highlight=False, soft_wrap=True)
         num_broken += violation is not None
     if num_broken:
-        errors.print(f"{num_broken} promises are broken.", highlight=False)
+        errors.print(f"{_count(num_broken, 'promise')} broken.", highlight=False)
         raise typer.Exit(1)
     console.print("Every promise is kept.")
 
@@ -241,24 +250,23 @@ def main() -> None:
     except SuiteError as error:
         errors.print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
+    except KeyboardInterrupt:
+        errors.print("Interrupted before anything was run.", highlight=False)
+        sys.exit(130)
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; there is nobody left to tell.
         sys.stderr.close()
         sys.exit(1)
 
 
-def _run_cells(
-    spec: RunSpec, store: Any, num_jobs: int, timeout: float, retry_failed: bool, missing: list[Any]
-) -> bool:
-    """Runs the missing cells under a display; True if the user interrupted."""
+def _run_cells(cells: list[Cell], store: Store, executor: LocalExecutor) -> bool:
+    """Runs the cells under a display; True if the user interrupted."""
     from suite.display import display_for
-    from suite.executors.local import LocalExecutor
-    from suite.runner import run as run_spec
+    from suite.runner import run as run_cells
 
-    executor = LocalExecutor(num_jobs=num_jobs, silence_seconds=timeout, plugins=spec.plugins)
-    events = run_spec(spec, store, executor, retry_failed=retry_failed)
+    events = run_cells(cells, store, executor)
     try:
-        with _terminated_like_ctrl_c(), contextlib.closing(events), display_for(console, missing) as display:
+        with _terminated_like_ctrl_c(), contextlib.closing(events), display_for(console, cells) as display:
             for event in events:
                 display.show(event)
     except KeyboardInterrupt:
@@ -281,8 +289,8 @@ def _announce(spec: RunSpec, num_missing: int, out: Path) -> None:
     num_done = len(spec.cells) - num_missing
     done = f", {num_done} already done" if num_done else ""
     console.print(
-        f"{len(spec.models)} models × {len(spec.tasks)} tasks, preset {spec.preset}, on {first.device} in "
-        f"{first.precision}: {len(spec.cells)} cells{done}. Results: {out}",
+        f"{_count(len(spec.models), 'model')} × {_count(len(spec.tasks), 'task')}, preset {spec.preset}, "
+        f"on {first.device} in {first.precision}: {_count(len(spec.cells), 'cell')}{done}. Results: {out}",
         highlight=False,
         markup=False,
         soft_wrap=True,
@@ -329,6 +337,10 @@ def _open(page: Path) -> None:
     has_display = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if not (has_display and webbrowser.open(page.resolve().as_uri())):
         errors.print("No browser can be started here; open the page by hand.", highlight=False)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _names(text: str | None) -> list[str] | None:

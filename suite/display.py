@@ -101,7 +101,8 @@ class _Bars:
             case Started(cell):
                 self._bars[cell.id] = self._progress.add_task(cell.title, total=1.0, note="starting", is_whole=False)
             case Advanced(cell, fraction, note):
-                self._progress.update(self._bars[cell.id], completed=fraction, note=note)
+                told = {} if note is None else {"note": note}
+                self._progress.update(self._bars[cell.id], completed=fraction, **told)
             case Ended(record):
                 self._progress.remove_task(self._bars.pop(record.cell_id))
                 self._num_ended += 1

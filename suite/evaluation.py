@@ -11,12 +11,15 @@ from torch.nn import functional
 
 from suite.errors import Diverged
 from suite.plugin import IGNORED, Split
+from suite.progress import Listener, Progress
 from suite.records import Evaluation
 from suite.trainee import Trainee
 
 
 @torch.no_grad()
-def evaluate(trainee: Trainee, split: Split, length: int, num_sequences: int, *, hashed: bool) -> Evaluation:
+def evaluate(
+    trainee: Trainee, split: Split, length: int, num_sequences: int, *, hashed: bool, listener: Listener
+) -> Evaluation:
     """Scores `num_sequences` fresh sequences, in batches of about as many tokens as a training batch.
 
     Raises:
@@ -27,6 +30,7 @@ def evaluate(trainee: Trainee, split: Split, length: int, num_sequences: int, *,
     tally = _Tally(length, trainee.device, is_text=trainee.task.metric == "bits_per_byte")
     trainee.shell.eval()
     for step, num_drawn in enumerate(range(0, num_sequences, batch_size)):
+        listener(Progress(1.0, f"testing at {length:,} tokens") if split == "test" else Progress(None, None))
         size = min(batch_size, num_sequences - num_drawn)
         inputs, targets = trainee.batch(split, step, size, length, hashed=hashed)
         tally.add(trainee.logits(inputs), targets)

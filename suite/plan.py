@@ -5,17 +5,19 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
 from suite.errors import DeviceError, UsageError, unknown
 from suite.plugin import Model, Task
 from suite.registry import Registry
-from suite.spec import Cell, Choice, Device, NonNegativeInt, Precision, Preset, RunSpec, Settings
+from suite.spec import Cell, Device, Precision, Preset, RunSpec, Seed, Settings
 
 DEFAULT_MODELS = ("mamba", "s4", "transformer", "lstm", "gru")
 DEFAULT_TASKS = ("selective_copying", "induction_heads", "long_range_lm")
+
+Plugin = TypeVar("Plugin", Model, Task)
 
 _PRESET_SECTION = "preset"
 """Section of the settings that belong to no plugin: learning_rates, cost_lengths, …"""
@@ -27,7 +29,7 @@ class Request(Settings):
     models: tuple[str, ...] = DEFAULT_MODELS
     tasks: tuple[str, ...] = DEFAULT_TASKS
     preset: str = "quick"
-    seeds: tuple[NonNegativeInt, ...] | None = None
+    seeds: tuple[Seed, ...] | None = None
     """None takes 0, 1, …, as many as the preset says."""
     device: Device | None = None
     """None takes the GPU if there is one."""
@@ -58,9 +60,9 @@ def read_experiment(path: Path) -> dict[str, Any]:
     for key in fields:
         if key not in known:
             raise unknown("key", key, known, where=f"in {path}")
-    if "plugins" in fields:
+    if isinstance(plugins := fields.get("plugins"), list) and all(isinstance(plugin, str) for plugin in plugins):
         # A file names its plugins from where it stands, so that it can be run from anywhere.
-        fields["plugins"] = [str(path.parent / plugin) for plugin in fields["plugins"]]
+        fields["plugins"] = [str(path.parent / plugin) for plugin in plugins]
     overrides = {key: value for key, value in content.items() if isinstance(value, dict)}
     return fields | {"overrides": overrides}
 
@@ -96,30 +98,37 @@ def plan(request: Request, registry: Registry) -> RunSpec:
             raise UsageError(f"No {kind} were given. `suite list` shows what there is")
     models = {name: registry.model(name) for name in dict.fromkeys(request.models)}
     tasks = {name: registry.task(name) for name in dict.fromkeys(request.tasks)}
-    _refuse_unknown_sections(request.overrides, [*models, *tasks, "shell", "budget", _PRESET_SECTION])
+    _refuse_unknown_sections(request.overrides, [*models, *tasks, "shell", "budget", _PRESET_SECTION], registry)
     device = _device(request.device)
     precision = request.precision or ("bf16" if device == "cuda" else "fp32")
     cells: list[Cell] = []
     for task_name, task_class in tasks.items():
         preset = _preset(task_class, request)
-        task = _choice(registry, "task", task_class, preset.settings | request.overrides.get(task_name, {}))
+        task = _configured(task_class, preset.settings | request.overrides.get(task_name, {}))
+        task_choice = task.choice(registry.entry("task", task_name).source_sha256)
         for model_name, model_class in models.items():
-            model = _choice(registry, "model", model_class, request.overrides.get(model_name, {}))
+            model = _configured(model_class, request.overrides.get(model_name, {}))
             configuration = Cell(
-                kind="accuracy", model=model, task=task, shell=preset.shell, precision=precision, device=device
+                kind="accuracy",
+                model=model.choice(registry.entry("model", model_name).source_sha256),
+                task=task_choice,
+                shell=preset.shell,
+                precision=precision,
+                device=device,
             )
             cells += [
                 configuration.model_copy(update={"budget": preset.budget, "seed": seed, "learning_rate": learning_rate})
-                for seed in request.seeds or range(preset.num_seeds)
+                for seed in (range(preset.num_seeds) if request.seeds is None else request.seeds)
                 for learning_rate in preset.learning_rates
             ]
             cells += [
                 configuration.model_copy(
                     update={"kind": "cost", "length": length, "batch_size": preset.cost_batch_size}
                 )
-                for length in preset.cost_lengths
+                for length in preset.cost_lengths or (task.length,)
             ]
-    cells = [cell for cell in cells if cell.kind in request.measure]
+    # A seed, rate or length that is named twice is one cell.
+    cells = list({cell.id: cell for cell in cells if cell.kind in request.measure}.values())
     if not cells:
         raise UsageError(
             f"There is nothing to run: the preset '{request.preset}' has no "
@@ -152,15 +161,17 @@ def _preset(task: type[Task], request: Request) -> Preset:
     return Preset.parse(values, where=_PRESET_SECTION)
 
 
-def _choice(registry: Registry, kind: Any, plugin: type[Model] | type[Task], values: Mapping[str, Any]) -> Choice:
-    options = plugin.Options.parse(values, where=plugin.name)
-    return plugin(options).choice(registry.entry(kind, plugin.name).source_sha256)
+def _configured(plugin: type[Plugin], values: Mapping[str, Any]) -> Plugin:
+    return plugin(plugin.Options.parse(values, where=plugin.name))
 
 
-def _refuse_unknown_sections(overrides: Mapping[str, Any], known: Sequence[str]) -> None:
+def _refuse_unknown_sections(overrides: Mapping[str, Any], known: Sequence[str], registry: Registry) -> None:
     for section in overrides:
-        if section not in known:
-            raise unknown("section", section, known, where="among the models and tasks of this run")
+        if section in known:
+            continue
+        if section in (*registry.model_names(), *registry.task_names()):
+            raise UsageError(f"'{section}' has settings but is not in this run. Add it, or leave its settings out")
+        raise unknown("section", section, known)
 
 
 def _device(asked: Device | None) -> Device:

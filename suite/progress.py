@@ -10,9 +10,10 @@ from dataclasses import dataclass
 class Progress:
     """How far a cell has come."""
 
-    fraction: float
-    note: str
-    """The current loss, or what is being measured."""
+    fraction: float | None
+    """Of the whole cell, from 0 to 1; None if it is as before."""
+    note: str | None
+    """The current loss, or what is being measured; None if it is as before, for a mere sign of life."""
 
 
 Listener = Callable[[Progress], None]

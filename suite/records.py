@@ -81,15 +81,17 @@ class Accuracy(Settings):
     """The metric of a model that cannot see the sequence."""
     metric: str
     train_seconds: float
+    """From the first step to the last, validations included, beside whatever other cells ran."""
     data_sha256: str
-    """Digest of every batch drawn: equal for two models that saw the same data."""
+    """Digest of the training batches up to the first validation, the first validation and all test batches: equal for
+    two models of a task, budget and seed that were tested at the same lengths."""
 
 
 class Timing(Settings):
     """One activity, timed."""
 
     first_call_seconds: float
-    """The very first call, with compilation and autotuning."""
+    """The cell's first call, with the compilation and autotuning that no earlier cell of its process had paid for."""
     samples_seconds: list[float]
     """Each timed call after the warm-up."""
     tokens_per_call: int

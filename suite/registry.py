@@ -10,8 +10,9 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -21,6 +22,11 @@ from suite.errors import PluginError, unknown
 from suite.plugin import Model, Task
 
 Kind = Literal["model", "task"]
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+_SECTIONS = ("shell", "budget", "preset")
+"""Sections of settings that belong to no plugin."""
 
 _CONTRACTS: dict[Kind, type[Model] | type[Task]] = {"model": Model, "task": Task}
 
@@ -81,17 +87,27 @@ class Registry:
             plugin = entry.load()
         except Exception as error:
             raise PluginError(f"The {kind} '{name}' from {entry.origin} cannot be imported: {error!r}") from error
+        whose = f"The {kind} '{name}' from {entry.origin}"
         if not (isinstance(plugin, type) and issubclass(plugin, _CONTRACTS[kind])):
-            raise PluginError(f"The {kind} '{name}' from {entry.origin} is not a subclass of suite.{kind.capitalize()}")
+            raise PluginError(f"{whose} is not a subclass of suite.{kind.capitalize()}")
+        if missing := sorted(getattr(plugin, "__abstractmethods__", ())):
+            raise PluginError(f"{whose} lacks {', '.join(missing)}. suite.{kind.capitalize()} says what each must be")
+        if kind == "task" and not isinstance(getattr(plugin, "presets", None), Mapping):
+            raise PluginError(f'{whose} lacks presets. Give the class a line `presets = {{"quick": Preset(…)}}`')
         return plugin
 
     def _add(self, kind: Kind, entry: Entry) -> None:
-        other = self._entries[kind].get(entry.name)
-        if other is not None:
+        if not _NAME.fullmatch(entry.name) or entry.name in _SECTIONS:
             raise PluginError(
-                f"Two plugins are called '{entry.name}': the {kind} from {other.origin} and the one from "
-                f"{entry.origin}. Rename one of them"
+                f"The {kind} from {entry.origin} cannot be called '{entry.name}': a name has lower-case letters, "
+                f"digits, '_' and '-', and is none of {', '.join(_SECTIONS)}"
             )
+        for other_kind, entries in self._entries.items():
+            if other := entries.get(entry.name):
+                raise PluginError(
+                    f"Two plugins are called '{entry.name}': the {other_kind} from {other.origin} and the {kind} from "
+                    f"{entry.origin}. Rename one of them"
+                )
         self._entries[kind][entry.name] = entry
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 from suite.executors.local import Ended, Event, LocalExecutor
 from suite.records import Record
@@ -16,13 +16,12 @@ def missing_cells(spec: RunSpec, records: list[Record], *, retry_failed: bool) -
     return [cell for cell in spec.cells if cell.id not in finished]
 
 
-def run(spec: RunSpec, store: Store, executor: LocalExecutor, *, retry_failed: bool = False) -> Generator[Event]:
-    """Runs what is missing and stores each record before its event is handed on.
+def run(cells: Sequence[Cell], store: Store, executor: LocalExecutor) -> Generator[Event]:
+    """Runs the cells and stores each record before its event is handed on.
 
     The caller holds the store's lock (`store.writing()`).
     """
-    store.write_spec(spec)
-    for event in executor.execute(missing_cells(spec, store.records(), retry_failed=retry_failed)):
+    for event in executor.execute(cells):
         if isinstance(event, Ended):
             store.add(event.record)
         yield event

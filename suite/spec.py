@@ -25,6 +25,7 @@ Precision = Literal["fp32", "bf16"]
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -33,7 +34,12 @@ class Settings(pydantic.BaseModel):
     """Base of every configuration: frozen, strict about types, and closed to unknown keys."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, validate_default=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_default=True,
     )
 
     @classmethod
@@ -86,6 +92,15 @@ class Budget(Settings):
     stop_at: PositiveFloat | None = None
     """Training ends early once the validation metric reaches this value, by the same rule for every model."""
 
+    @pydantic.model_validator(mode="after")
+    def _early_stopping_is_fair(self) -> Self:
+        if self.stop_at is not None and self.schedule != "constant":
+            raise ValueError(
+                f"stop_at {self.stop_at} would cut the {self.schedule} schedule short for fast learners alone; "
+                "use schedule constant, or no stop_at"
+            )
+        return self
+
 
 class Preset(Settings):
     """One size of a task: its settings, the shell around every model, and the budget."""
@@ -94,11 +109,11 @@ class Preset(Settings):
     """Settings of the task that differ from their defaults."""
     shell: ShellSettings = ShellSettings()
     budget: Budget = Budget()
-    learning_rates: tuple[PositiveFloat, ...] = (3e-3,)
+    learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (3e-3,)
     """The grid that every model is tuned over; validation selects."""
     num_seeds: PositiveInt = 1
     cost_lengths: tuple[PositiveInt, ...] = ()
-    """Lengths in tokens at which the cost is measured."""
+    """Lengths in tokens at which the cost is measured; the task's training length if empty."""
     cost_batch_size: PositiveInt = 8
 
 
@@ -124,7 +139,7 @@ class Cell(Settings):
     device: Device
     budget: Budget | None = None
     """Accuracy cells only."""
-    seed: NonNegativeInt | None = None
+    seed: Seed | None = None
     """Accuracy cells only."""
     learning_rate: PositiveFloat | None = None
     """Accuracy cells only."""

@@ -11,6 +11,7 @@ all, whatever happens to the process or the machine.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -26,6 +27,7 @@ from suite.errors import StoreError
 from suite.records import FORMAT_VERSION, Record
 from suite.spec import RunSpec, canonical_json
 
+_SPEC_NAME = "run.json"
 _TEMPORARY_PREFIX = ".unfinished-"
 
 
@@ -68,7 +70,7 @@ class Store:
 
     def write_spec(self, spec: RunSpec) -> None:
         """Raises StoreError if it cannot be written."""
-        self._write(self.folder / "run.json", spec.model_dump(mode="json"))
+        self._write(self.folder / _SPEC_NAME, spec.model_dump(mode="json"))
 
     def add(self, record: Record) -> None:
         """Stores an attempt for good: it is on disk when this returns.
@@ -84,7 +86,7 @@ class Store:
         Raises:
             StoreError: `run.json` is damaged or of another version.
         """
-        path = self.folder / "run.json"
+        path = self.folder / _SPEC_NAME
         if not path.exists():
             return None
         try:
@@ -121,7 +123,8 @@ class Store:
             finally:
                 os.close(folder)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise StoreError(
                 f"{path.name} could not be written to {path.parent}: {error.strerror}. What was stored before is safe; "
                 "make room or mend the folder, then run the same command again"
@@ -158,9 +161,10 @@ def _read_checked(path: Path) -> Any:
     except (ValueError, KeyError, TypeError):
         intact = False
     if not intact:
+        repeated = "nothing else" if path.name == _SPEC_NAME else "only its one cell"
         raise StoreError(
             f"{path} is damaged: its content does not match its digest. Delete it and run the same command again; "
-            "only that one cell is repeated"
+            f"{repeated} is repeated"
         )
     return envelope["content"]
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.shell import Shell, parameter_groups
+from suite.errors import PluginError
 from suite.measure.memory import PeakMemory
 from suite.plugin import IGNORED, IntArray, Model, Split, Task, keyed_generator
-from suite.registry import Registry
-from suite.spec import Budget, Cell
+from suite.registry import Kind, Registry
+from suite.spec import Budget, Cell, Choice
 
 _COST_LEARNING_RATE = 1e-3
 """What a cost cell trains with while it is timed; the time does not depend on it."""
@@ -30,6 +31,8 @@ class Trainee:
         self.budget = cell.budget or Budget()
         self.device = torch.device(cell.device)
         self.memory = PeakMemory(self.device)
+        # Recurrent layers and convolutions would otherwise run in TF32 where matrix products run in float32.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         model, self.task = parse_plugins(cell, registry)
         torch.manual_seed(cell.seed or 0)
         self.shell = Shell(cell.shell, self.task.vocab_size, model).to(self.device)
@@ -93,7 +96,17 @@ class Trainee:
 
 
 def parse_plugins(cell: Cell, registry: Registry) -> tuple[Model, Task]:
-    """The cell's model and task with their settings. Raises UsageError for settings that do not exist or fit."""
+    """The cell's model and task with their settings.
+
+    Raises:
+        UsageError: a setting does not exist or fit.
+        PluginError: a plugin's file is no longer the one that the cell was planned with.
+    """
+    kinds: tuple[tuple[Kind, Choice], ...] = (("model", cell.model), ("task", cell.task))
+    for kind, choice in kinds:
+        entry = registry.entry(kind, choice.name)
+        if entry.source_sha256 != choice.source_sha256:
+            raise PluginError(f"{entry.origin} has changed since the run was planned. Run the same command again")
     model_class, task_class = registry.model(cell.model.name), registry.task(cell.task.name)
     model = model_class(model_class.Options.parse(cell.model.settings, where=cell.model.name))
     task = task_class(task_class.Options.parse(cell.task.settings, where=cell.task.name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kernels.dispatch import receipt
 from suite.accuracy import measure_accuracy
-from suite.cost import measure_cost
+from suite.cost import measure_cost, rehearse
 from suite.progress import Listener
 from suite.records import Measurement
 from suite.registry import Registry
@@ -20,9 +20,10 @@ def run_cell(cell: Cell, registry: Registry, listener: Listener) -> Measurement:
         SuiteError: the cell asks for what does not exist or does not fit.
     """
     with receipt() as ran:
+        first_calls = rehearse(Trainee(cell, registry), listener) if cell.kind == "cost" else None
         trainee = Trainee(cell, registry)
-        accuracy = measure_accuracy(trainee, listener) if cell.kind == "accuracy" else None
-        cost = measure_cost(trainee, listener) if cell.kind == "cost" else None
+        accuracy = measure_accuracy(trainee, listener) if first_calls is None else None
+        cost = measure_cost(trainee, first_calls, listener) if first_calls is not None else None
     return Measurement(
         num_parameters=trainee.shell.num_parameters,
         num_non_embedding_parameters=trainee.shell.num_non_embedding_parameters,

@@ -24,9 +24,9 @@ from typing import Any, TextIO
 
 from suite.environment import describe_environment
 from suite.errors import Diverged, SuiteError
-from suite.measure.memory import is_out_of_memory
+from suite.measure.memory import is_out_of_memory, stated_bytes
 from suite.progress import Progress
-from suite.records import Failure, Measurement, Record
+from suite.records import Environment, Failure, Measurement, Record
 from suite.registry import Registry
 from suite.spec import Cell
 from suite.trial import run_cell
@@ -51,16 +51,16 @@ def main() -> None:
         cell = Cell.model_validate_json(json.dumps(request["cell"]))
         record = attempt_cell(cell, request["attempt"], request["num_threads"], registry, send)
         send({"event": "record", "record": record.model_dump(mode="json")})
+        if record.measurement is not None:
+            _tidy_up(cell)
 
 
 def attempt_cell(cell: Cell, attempt: str, num_threads: int, registry: Registry, send: Send) -> Record:
     """Runs a cell to a record, whatever it does short of taking the process down."""
     import torch
 
-    torch.set_num_threads(num_threads)
-    if cell.device == "cpu":
-        _bound_memory()
     started_at, started = datetime.now(UTC), time.perf_counter()
+    environment: Environment | None = None
     measurement: Measurement | None = None
     failure: Failure | None = None
 
@@ -68,6 +68,10 @@ def attempt_cell(cell: Cell, attempt: str, num_threads: int, registry: Registry,
         send({"event": "progress", "fraction": progress.fraction, "note": progress.note})
 
     try:
+        torch.set_num_threads(num_threads)
+        environment = describe_environment(cell.device)
+        if cell.device == "cpu":
+            _bound_memory()
         measurement = run_cell(cell, registry, tell)
     except Diverged as error:
         failure = Failure(kind="diverged", message=str(error), step=error.step)
@@ -80,19 +84,24 @@ def attempt_cell(cell: Cell, attempt: str, num_threads: int, registry: Registry,
             message=f"{type(error).__name__}: {first_line}",
             details="".join(traceback.format_exception(error)[-6:]),
         )
-    record = Record(
+    return Record(
         cell=cell,
         attempt=attempt,
         started_at=started_at.isoformat(timespec="milliseconds"),
         duration_seconds=time.perf_counter() - started,
-        environment=describe_environment(cell.device),
+        environment=environment,
         measurement=measurement,
         failure=failure,
     )
+
+
+def _tidy_up(cell: Cell) -> None:
+    """Leaves the memory to the next cell."""
+    import torch
+
     gc.collect()
     if cell.device == "cuda":
         torch.cuda.empty_cache()
-    return record
 
 
 def _take_over_stdout() -> TextIO:
@@ -112,13 +121,13 @@ def _die_with_the_runner() -> None:
 
 def _bound_memory() -> None:
     """Makes an allocation that the machine cannot serve fail in this cell, instead of the system killing a process."""
-    if sys.platform != "linux":
+    held_bytes = stated_bytes("/proc/self/status", "VmData")
+    available_bytes = stated_bytes("/proc/meminfo", "MemAvailable")
+    if held_bytes is None or available_bytes is None:
         return
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            available_bytes = int(line.split()[1]) * 1024
-            _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-            resource.setrlimit(resource.RLIMIT_DATA, (available_bytes, hard))
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = held_bytes + available_bytes
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 if __name__ == "__main__":

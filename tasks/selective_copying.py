@@ -62,9 +62,7 @@ class SelectiveCopying(Task):
         "quick": Preset(
             settings={"length": 64, "num_tokens": 3, "vocab_size": 16},
             shell=ShellSettings(width=32, num_layers=2),
-            budget=Budget(
-                steps=1000, batch_size=16, warmup_steps=50, schedule="cosine", evaluate_every=100, stop_at=0.99
-            ),
+            budget=Budget(steps=1000, batch_size=16, warmup_steps=50, schedule="cosine", evaluate_every=100),
             learning_rates=(5e-3,),
             num_seeds=2,
             cost_lengths=(67,),

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from kernels.arguments import expect_axes, expect_boolean, expect_floating, expect_one_device, expect_shape
-from kernels.dispatch import Operation
+from kernels.dispatch import Operation, note
 
 __all__ = ["OPERATION", "causal_conv1d", "causal_conv1d_step"]
 
@@ -122,6 +122,7 @@ def causal_conv1d_step(
     The arguments are those of `causal_conv1d` at one position. `state` is not changed.
     """
     _check_activation(activation)
+    note("causal_conv1d_step", "torch")
     window = torch.cat([state, x.to(state.dtype).unsqueeze(-1)], dim=-1)
     y = (window * weight).sum(-1)
     if bias is not None:

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import silu, softplus
 
+from kernels.dispatch import note
+
 
 def selective_scan_step(
     state: Float[Tensor, "batch channels state"],
@@ -25,6 +27,7 @@ def selective_scan_step(
 
     The arguments are those of `selective_scan` at one position. `state` is not changed.
     """
+    note("selective_scan_step", "torch")
     precision = torch.promote_types(state.dtype, torch.float32)
     u_, delta, A, B, C = (tensor.to(precision) for tensor in (u, delta, A, B, C))
     if delta_bias is not None:

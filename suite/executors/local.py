@@ -25,6 +25,8 @@ from typing import IO, Any
 from suite.records import Failure, Record
 from suite.spec import Cell
 
+_READ_BYTES = 1 << 16
+
 _DETAIL_BYTES = 4000
 """How much of a dead worker's output a record keeps."""
 
@@ -41,8 +43,8 @@ class Advanced:
     """The cell says how far it is."""
 
     cell: Cell
-    fraction: float
-    note: str
+    fraction: float | None
+    note: str | None
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,8 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
+            # A buffer of our own could hold the end of a message that `select` never announces.
+            bufsize=0,
             start_new_session=True,
             env=_worker_environment(),
         )
@@ -152,7 +156,7 @@ class _Worker:
 
     def read(self) -> Iterator[Event]:
         """The events that have arrived; the end of the output is a crash."""
-        chunk = self.output.read(1 << 16)
+        chunk = self.output.read(_READ_BYTES)
         if chunk == b"":
             yield self.give_up("crashed", self._how_it_ended())
             return
@@ -178,6 +182,8 @@ class _Worker:
         return Ended(record)
 
     def kill(self) -> None:
+        if not self.alive:
+            return
         self.alive = False
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -205,7 +211,10 @@ class _Worker:
         return self._log.read().decode(errors="replace").strip() or None
 
     def _how_it_ended(self) -> str:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return "the worker closed its output without a result"
         if code == -signal.SIGKILL:
             return "the worker was killed (SIGKILL): most likely the system ran out of memory"
         if code < 0:

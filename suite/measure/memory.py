@@ -32,7 +32,7 @@ class PeakMemory:
         except OSError:
             return None
         call()
-        peak_bytes = _resident_bytes("VmHWM")
+        peak_bytes = stated_bytes("/proc/self/status", "VmHWM")
         return None if peak_bytes is None else max(0, peak_bytes - self._baseline_bytes)
 
     def _settled_bytes(self) -> int | None:
@@ -42,15 +42,16 @@ class PeakMemory:
             torch.cuda.synchronize(self._device)
             return int(torch.cuda.memory_allocated(self._device))
         _trim_heap()
-        return _resident_bytes("VmRSS")
+        return stated_bytes("/proc/self/status", "VmRSS")
 
 
-def _resident_bytes(field: str) -> int | None:
+def stated_bytes(path: str, field: str) -> int | None:
+    """A size that Linux states in kB in a file of `Field: value` lines; None where there is no such statement."""
     try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        lines = Path(path).read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return None
-    for line in status.splitlines():
+    for line in lines:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     return None

@@ -25,26 +25,27 @@ def call_seconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 def interleaved_seconds(
-    calls: Sequence[Callable[[], object]],
+    calls: Sequence[tuple[Callable[[], object], Callable[[], object]]],
     device: torch.device,
     *,
     num_warmup_rounds: int,
     min_rounds: int,
-    max_rounds: int,
     seconds: float,
 ) -> list[list[float]]:
     """Timed samples of each call, one of each per round, so that a slow spell of the machine touches all alike.
 
-    Rounds go on until `seconds` have passed, but at least `min_rounds` and at most `max_rounds`; the warm-up is extra.
+    Each entry is what prepares the call, untimed, and the call. Rounds go on until `seconds` have passed, but at least
+    `min_rounds`; the warm-up is extra.
     """
-    for _ in range(num_warmup_rounds):
-        for call in calls:
-            call_seconds(call, device)
     samples: list[list[float]] = [[] for _ in calls]
-    deadline = time.perf_counter() + seconds
-    for num_rounds in range(max_rounds):
-        if num_rounds >= min_rounds and time.perf_counter() > deadline:
-            break
-        for call, taken in zip(calls, samples, strict=True):
-            taken.append(call_seconds(call, device))
+    num_rounds, deadline = -num_warmup_rounds, 0.0
+    while num_rounds < min_rounds or time.perf_counter() < deadline:
+        if num_rounds == 0:
+            deadline = time.perf_counter() + seconds
+        for (prepare, call), taken in zip(calls, samples, strict=True):
+            prepare()
+            call_taken = call_seconds(call, device)
+            if num_rounds >= 0:
+                taken.append(call_taken)
+        num_rounds += 1
     return samples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +12,15 @@ from suite.records import Failure, Record
 from suite.spec import Budget, Cell, Choice, RunSpec, ShellSettings
 
 FAULTY = Path(__file__).parent / "plugins" / "faulty.py"
+FAULTY_SHA256 = hashlib.sha256(FAULTY.read_bytes()).hexdigest()
 
 
 def cell(seed: int = 0, **changes: Any) -> Cell:
     """An accuracy cell of the faulty model on the echo task."""
     values: dict[str, Any] = {
         "kind": "accuracy",
-        "model": Choice(name="faulty", settings={"fault": "none"}),
-        "task": Choice(name="echo", settings={"length": 8, "seconds": 0.0}),
+        "model": Choice(name="faulty", settings={"fault": "none"}, source_sha256=FAULTY_SHA256),
+        "task": Choice(name="echo", settings={"length": 8, "seconds": 0.0}, source_sha256=FAULTY_SHA256),
         "shell": ShellSettings(width=8, num_layers=1),
         "precision": "fp32",
         "device": "cpu",

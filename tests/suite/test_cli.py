@@ -170,7 +170,7 @@ def test_a_terminal_sees_bars_and_the_time_left(tmp_path: Path) -> None:
     leader, follower = pty.openpty()
     command = suite_command(
         "run", "--models", "faulty", "--tasks", "echo", "--plugin", FAULTY, "--seeds", "0,1,2", "--device", "cpu",
-        "--jobs", "1", "--set", "echo.seconds=0.1", "--out", tmp_path / "results",
+        "--jobs", "1", "--measure", "accuracy", "--set", "echo.seconds=0.1", "--out", tmp_path / "results",
     )  # fmt: skip
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "160", "LINES": "40"}
     process = subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, env=environment)

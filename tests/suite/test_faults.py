@@ -8,12 +8,13 @@ import pytest
 
 from suite.executors.local import Advanced, Ended, LocalExecutor, Started
 from suite.records import Record
-from suite.spec import Cell, Choice
-from tests.suite.builders import FAULTY, cell
+from suite.spec import Budget, Cell, Choice
+from tests.suite.builders import FAULTY, FAULTY_SHA256, cell
 
 
 def _faulty(fault: str, seed: int = 0, **changes: Any) -> Cell:
-    return cell(seed, model=Choice(name="faulty", settings={"fault": fault}), **changes)
+    model = Choice(name="faulty", settings={"fault": fault}, source_sha256=FAULTY_SHA256)
+    return cell(seed, model=model, **changes)
 
 
 def _run(*cells: Cell, num_jobs: int = 1, silence_seconds: float = 60.0) -> dict[str, Record]:
@@ -58,6 +59,22 @@ def test_a_cell_that_hangs_is_given_up_and_the_next_one_runs() -> None:
     assert records[sound.id].measurement is not None
 
 
+def test_a_plugin_that_changed_since_the_plan_is_not_run() -> None:
+    planned = cell(model=Choice(name="faulty", settings={"fault": "none"}, source_sha256="0" * 64))
+    failure = _run(planned)[planned.id].failure
+    assert failure is not None
+    assert "faulty.py has changed since the run was planned" in failure.message
+
+
+def test_a_record_longer_than_a_pipe_holds_arrives_whole() -> None:
+    """Its end must not wait in a buffer that nobody listens to."""
+    budget = Budget(steps=600, batch_size=1, evaluate_every=1, validation_batches=1, test_batches=1)
+    long = _faulty("none", budget=budget)
+    record = _run(long, silence_seconds=20.0)[long.id]
+    assert len(record.model_dump_json()) > 1 << 17
+    assert record.measurement is not None
+
+
 def test_what_a_plugin_prints_does_not_disturb_the_conversation() -> None:
     printing = _faulty("print")
     assert _run(printing)[printing.id].measurement is not None
@@ -84,7 +101,7 @@ def test_cost_cells_run_after_the_others_and_never_beside_one() -> None:
                 at_work.remove(record.cell_id)
             case Advanced(advanced, fraction, _):
                 assert advanced.id in at_work
-                assert 0 <= fraction <= 1
+                assert fraction is None or 0 <= fraction <= 1
     assert order == ["accuracy", "accuracy", "cost", "cost"]
 
 

@@ -20,23 +20,28 @@ def test_a_call_takes_as_long_as_it_takes() -> None:
 
 def test_rounds_are_interleaved_and_the_warm_up_is_not_counted() -> None:
     calls: list[str] = []
-    samples = interleaved_seconds(
-        [lambda: calls.append("a"), lambda: calls.append("b")],
-        CPU,
-        num_warmup_rounds=2,
-        min_rounds=3,
-        max_rounds=3,
-        seconds=0.0,
-    )
-    assert calls == ["a", "b"] * 5
+    pairs = [
+        (lambda: calls.append("prepare a"), lambda: calls.append("a")),
+        (lambda: calls.append("prepare b"), lambda: calls.append("b")),
+    ]
+    samples = interleaved_seconds(pairs, CPU, num_warmup_rounds=2, min_rounds=3, seconds=0.0)
+    assert calls == ["prepare a", "a", "prepare b", "b"] * 5
     assert [len(each) for each in samples] == [3, 3]
 
 
-def test_rounds_end_with_the_time_but_not_before_the_least() -> None:
-    (few,) = interleaved_seconds(
-        [lambda: time.sleep(0.02)], CPU, num_warmup_rounds=0, min_rounds=2, max_rounds=1000, seconds=0.1
+def test_what_prepares_a_call_is_not_timed() -> None:
+    ((seconds, *_),) = interleaved_seconds(
+        [(lambda: time.sleep(0.2), lambda: None)], CPU, num_warmup_rounds=0, min_rounds=1, seconds=0.0
     )
-    assert 2 <= len(few) <= 10
+    assert seconds < 0.1
+
+
+def test_rounds_end_with_the_time_but_not_before_the_least() -> None:
+    pair = (lambda: None, lambda: time.sleep(0.02))
+    (few,) = interleaved_seconds([pair], CPU, num_warmup_rounds=0, min_rounds=2, seconds=0.1)
+    assert 3 <= len(few) <= 10
+    (least,) = interleaved_seconds([pair], CPU, num_warmup_rounds=0, min_rounds=2, seconds=0.0)
+    assert len(least) == 2
 
 
 def test_peak_memory_is_the_worst_moment_not_the_last() -> None:

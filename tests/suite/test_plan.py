@@ -32,7 +32,7 @@ def test_every_model_gets_the_same_budget_seeds_learning_rates_and_lengths() -> 
 
 
 def test_no_cell_is_planned_twice() -> None:
-    spec = _plan(models=["mamba", "mamba", "gru"])
+    spec = _plan(models=["mamba", "mamba", "gru"], seeds=[0, 1, 0])
     assert len({cell.id for cell in spec.cells}) == len(spec.cells)
     assert spec.models == ("mamba", "gru")
 
@@ -46,7 +46,12 @@ def test_a_setting_reaches_its_cells_and_no_others() -> None:
 
 def test_seeds_that_are_given_replace_the_presets() -> None:
     spec = _plan(models=["gru"], tasks=["echo"], seeds=[5, 9])
-    assert [cell.seed for cell in spec.cells] == [5, 9]
+    assert [cell.seed for cell in spec.cells if cell.kind == "accuracy"] == [5, 9]
+
+
+def test_a_task_that_names_no_cost_lengths_is_timed_at_its_training_length() -> None:
+    spec = _plan(models=["gru"], tasks=["echo"], overrides={"echo": {"length": 5}})
+    assert [cell.length for cell in spec.cells if cell.kind == "cost"] == [5]
 
 
 @pytest.mark.parametrize("kind", ["accuracy", "cost"])
@@ -55,7 +60,7 @@ def test_one_kind_of_measurement_can_be_asked_for(kind: str) -> None:
 
 
 def test_the_digest_of_a_single_file_is_part_of_its_cells() -> None:
-    (cell,) = _plan(models=["faulty"], tasks=["echo"]).cells
+    cell, _ = _plan(models=["faulty"], tasks=["echo"]).cells
     assert cell.task.source_sha256 == cell.model.source_sha256 == Registry([FAULTY]).entry("task", "echo").source_sha256
 
 
@@ -70,11 +75,13 @@ def test_the_digest_of_a_single_file_is_part_of_its_cells() -> None:
         ({"device": "tpu"}, "'cpu' or 'cuda'"),
         ({"device": "cuda"}, "torch finds none"),
         ({"measure": ["speed"]}, "'accuracy' or 'cost'"),
-        ({"measure": ["cost"], "tasks": ["echo"]}, "the preset 'quick' has no cost cells for echo"),
-        ({"overrides": {"preset": {"learning_rates": []}}, "measure": ["accuracy"]}, "nothing to run"),
+        ({"overrides": {"preset": {"learning_rates": []}}}, "preset.learning_rates = []"),
+        ({"models": ["gru"], "overrides": {"mamba": {"state_size": 8}}}, "'mamba' has settings but is not in this run"),
+        ({"overrides": {"budget": {"stop_at": 0.9, "schedule": "cosine"}}}, "for fast learners alone"),
+        ({"seeds": [2**70]}, "run.seeds.0"),
         ({"overrides": {"mamba": {"state": 8}}}, "No setting is called 'state' in mamba. Did you mean 'state_size'?"),
         ({"overrides": {"mamba": {"state_size": "big"}}}, "mamba.state_size = 'big'"),
-        ({"overrides": {"mambo": {}}}, "No section is called 'mambo' among the models and tasks of this run"),
+        ({"overrides": {"mambo": {}}}, "No section is called 'mambo'. Did you mean 'mamba'?"),
         ({"overrides": {"budget": {"stepz": 1}}}, "No setting is called 'stepz' in budget"),
         ({"overrides": {"preset": {"budget": 1}}}, "Set budget.KEY instead"),
         ({"overrides": {"preset": {"learning_rates": [0.0]}}}, "greater than 0"),

@@ -75,6 +75,25 @@ def test_a_plugin_that_does_not_work_is_one_clear_error(tmp_path: Path, content:
         Registry([_file(tmp_path, content)])
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("from suite import Task\nclass Mine(Task):\n    name = 'mine'", "lacks baseline, length, sample, vocab_size"),
+        ("from suite import Model\nclass Mine(Model):\n    name = 'mine'", "lacks branches"),
+        ("from suite import Task\nclass Mine(Task):\n    name = 'My Task'", "cannot be called 'My Task'"),
+        ("from suite import Task\nclass Mine(Task):\n    name = 'budget'", "cannot be called 'budget'"),
+        ("from suite import Task\nclass Mine(Task):\n    name = 'gru'", "the model from models.rnn and the task from"),
+    ],
+)
+def test_a_plugin_that_is_incomplete_or_misnamed_says_what_it_lacks(tmp_path: Path, content: str, said: str) -> None:
+    def load() -> None:
+        registry = Registry([_file(tmp_path, content)])
+        (registry.model if "Model" in content else registry.task)("mine")
+
+    with pytest.raises(PluginError, match=said):
+        load()
+
+
 def test_a_plugin_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(PluginError, match=r"There is no plugin file .*gone\.py"):
         Registry([tmp_path / "gone.py"])
@@ -85,7 +104,8 @@ def test_an_installed_package_brings_plugins_by_entry_point(tmp_path: Path, monk
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: friend\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[suite.tasks]\nfriendly = friend:Friendly\nlost = friend:Gone\n")
-    (tmp_path / "friend.py").write_text("from suite import Task\nclass Friendly(Task):\n    name = 'friendly'\n")
+    source = FAULTY.read_text().replace("class Echo", "class Friendly").replace('name = "echo"', 'name = "friendly"')
+    (tmp_path / "friend.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     registry = Registry()
     assert registry.task("friendly").name == "friendly"

@@ -20,7 +20,7 @@ def _arguments(out: Path, num_cells: int, seconds: float) -> list[str | Path]:
     seeds = ",".join(map(str, range(num_cells)))
     return [
         "run", "--models", "faulty", "--tasks", "echo", "--plugin", FAULTY, "--seeds", seeds, "--device", "cpu",
-        "--jobs", "2", "--out", out, "--set", f"echo.seconds={seconds}",
+        "--jobs", "2", "--measure", "accuracy", "--out", out, "--set", f"echo.seconds={seconds}",
     ]  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
     said = log.read_text()
     num_done = len(Store(out).records())
     assert 0 < num_done < 20
-    assert f"{20 - num_done} of 20 cells are left" in said
+    assert f"{20 - num_done} of 20 cells left" in said
     assert "Traceback" not in said
     assert f"suite run --models faulty --tasks echo --plugin {FAULTY}" in said
     assert (out / "report.html").exists()

@@ -15,6 +15,7 @@ from suite.accuracy import measure_accuracy
 from suite.errors import UsageError
 from suite.evaluation import evaluate
 from suite.plugin import IGNORED, Batch, Split, keyed_generator
+from suite.progress import Progress
 from suite.records import Accuracy, Measurement
 from suite.registry import Registry
 from suite.spec import Budget, Cell, Choice, ShellSettings
@@ -23,6 +24,10 @@ from suite.trial import run_cell
 from tests.suite.builders import FAULTY, cell
 
 REGISTRY = Registry([FAULTY])
+
+
+def _unheard(progress: Progress) -> None:
+    """Nobody listens."""
 
 
 def _copying(model: str = "gru", **changes: Any) -> Cell:
@@ -38,7 +43,7 @@ def _copying(model: str = "gru", **changes: Any) -> Cell:
 
 
 def _run(of: Cell) -> Measurement:
-    return run_cell(of, REGISTRY, lambda progress: None)
+    return run_cell(of, REGISTRY, _unheard)
 
 
 def _accuracy(of: Cell) -> Accuracy:
@@ -77,10 +82,10 @@ def test_every_model_sees_the_same_data_at_every_learning_rate() -> None:
 
 def test_validation_selects_the_weights_that_are_tested() -> None:
     trainee = Trainee(_copying(learning_rate=0.3), REGISTRY)  # so high that the last step is not the best
-    accuracy = measure_accuracy(trainee, lambda progress: None)
+    accuracy = measure_accuracy(trainee, _unheard)
     best = max(accuracy.curve, key=lambda point: point.validation.token_accuracy)
     assert accuracy.selected_step == best.step
-    again = evaluate(trainee, "validation", trainee.task.length, 8, hashed=False)
+    again = evaluate(trainee, "validation", trainee.task.length, 8, hashed=False, listener=_unheard)
     assert again == best.validation
 
 
@@ -100,7 +105,7 @@ def test_a_last_step_between_two_validations_is_validated_too() -> None:
 
 def test_bfloat16_runs_with_float32_weights() -> None:
     trainee = Trainee(_copying("mamba", precision="bf16"), REGISTRY)
-    accuracy = measure_accuracy(trainee, lambda progress: None)
+    accuracy = measure_accuracy(trainee, _unheard)
     assert all(parameter.dtype == torch.float32 for parameter in trainee.shell.parameters())
     assert accuracy.test[0].loss != _accuracy(_copying("mamba")).test[0].loss
 
@@ -120,7 +125,7 @@ def test_the_learning_rate_warms_up_and_then_follows_a_cosine() -> None:
 def test_scores_are_those_of_their_definition() -> None:
     trainee = Trainee(_copying(), REGISTRY)
     length, num_sequences = 14, 10
-    evaluation = evaluate(trainee, "test", length, num_sequences, hashed=False)
+    evaluation = evaluate(trainee, "test", length, num_sequences, hashed=False, listener=_unheard)
     batches = [
         trainee.task.sample(
             keyed_generator(trainee.cell.task, 0, "test", step), split="test", batch_size=size, length=length
@@ -144,7 +149,7 @@ def test_the_loss_by_position_covers_every_position_once() -> None:
     task = REGISTRY.task("long_range_lm")
     budget = Budget(steps=1, batch_size=2, evaluate_every=1, validation_batches=1, test_batches=1)
     of = _copying(task=task(task.Options.parse({"length": 50}, where="task")).choice(), budget=budget)
-    evaluation = evaluate(Trainee(of, REGISTRY), "test", 50, 4, hashed=False)
+    evaluation = evaluate(Trainee(of, REGISTRY), "test", 50, 4, hashed=False, listener=_unheard)
     buckets = evaluation.loss_by_position
     assert buckets is not None
     assert [position for first, last, _ in buckets for position in range(first, last + 1)] == list(range(50))
