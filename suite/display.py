@@ -101,8 +101,9 @@ class _Bars:
             case Started(cell):
                 self._bars[cell.id] = self._progress.add_task(cell.title, total=1.0, note="starting", is_whole=False)
             case Advanced(cell, fraction, note):
-                told = {} if note is None else {"note": note}
-                self._progress.update(self._bars[cell.id], completed=fraction, **told)
+                self._progress.update(self._bars[cell.id], completed=fraction)
+                if note is not None:
+                    self._progress.update(self._bars[cell.id], note=note)
             case Ended(record):
                 self._progress.remove_task(self._bars.pop(record.cell_id))
                 self._num_ended += 1
