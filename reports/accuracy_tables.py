@@ -118,7 +118,8 @@ def accuracy_by_length_tables(results: Results) -> list[Table]:
                     Column(title=f"{length:,}", unit="tokens, trained" if length == trained else "tokens")
                     for length in lengths
                 ),
-                rows=with_best_marked(rows, [task.metric.higher_is_better] * len(lengths)),
+                # Nothing is marked best: the range of a few seeds is no test of rank.
+                rows=tuple(rows),
                 is_secondary=True,
             )
         )

@@ -67,9 +67,9 @@ def throughput_table(results: Results) -> Table | None:
             "Tokens of the whole batch per second of the median call after warm-up, with the 95 % bootstrap interval "
             "of the median (none below six samples), at the longest length that most models finished. Training: "
             "forward, backward and optimizer step. Inference: forward over all positions at once. Generation: one "
-            "token for each sequence, step by step. The first step includes compilation and autotuning. Bold: the "
-            "best of its group, and all whose interval overlaps with its. Where models ran on implementations of "
-            "different quality, their order is not that of the architectures."
+            "token for each sequence, step by step. The first step includes what compilation and autotuning no earlier "
+            "cell had paid for. Bold: the best of its group, and all whose interval overlaps with its. Where models "
+            "ran on implementations of different quality, their order is not that of the architectures."
         ),
         row_title="Model",
         columns=(*(_column(quantity) for quantity in _THROUGHPUT), Column(title="Ran on", is_text=True)),

@@ -72,7 +72,7 @@ def _machine_sentence(results: Results) -> str:
         {
             env.gpu
             if record.cell.device == "cuda" and env.gpu is not None
-            else f"{env.cpu} ({env.num_threads} threads)"
+            else f"{env.cpu} ({counted(env.num_threads, 'thread')})"
             for record in results.records
             if (env := record.environment) is not None
         }

@@ -83,6 +83,7 @@ def run(
     open_report: Annotated[bool, typer.Option("--open", help="Open the report in a browser at the end.")] = False,
 ) -> None:
     """Run models on tasks, measure accuracy and cost, and write a report."""
+    from reports.formatting import counted
     from suite.executors.local import LocalExecutor
     from suite.plan import Request, parse_assignments, plan, read_experiment
     from suite.registry import Registry
@@ -125,7 +126,7 @@ def run(
     if interrupted:
         num_left = len(missing_cells(spec, records, retry_failed=retry_failed))
         errors.print(
-            f"Interrupted. What finished is safe in {out}; {num_left} of {_count(len(spec.cells), 'cell')} left. "
+            f"Interrupted. What finished is safe in {out}; {num_left} of {counted(len(spec.cells), 'cell')} left. "
             f"Go on with:\n  {_this_command()}",
             highlight=False,
             markup=False,
@@ -135,7 +136,7 @@ def run(
     num_failed = len(missing_cells(spec, records, retry_failed=True))
     if num_failed:
         errors.print(
-            f"{_count(num_failed, 'cell')} failed; the report says why. --retry-failed runs them again.",
+            f"{counted(num_failed, 'cell')} failed; the report says why. --retry-failed runs them again.",
             highlight=False,
         )
         raise typer.Exit(1)
@@ -216,6 +217,7 @@ def check(
     plugin: Annotated[Path, typer.Argument(help="A Python file with models or tasks.")],
 ) -> None:
     """Run the contract tests on every model and task of a plugin file."""
+    from reports.formatting import counted
     from suite.inspection import check_plugin
 
     num_broken = 0
@@ -225,7 +227,7 @@ def check(
         console.print(f"{mark} {escape(said)}", highlight=False, soft_wrap=True)
         num_broken += violation is not None
     if num_broken:
-        errors.print(f"{_count(num_broken, 'promise')} broken.", highlight=False)
+        errors.print(f"{counted(num_broken, 'promise')} broken.", highlight=False)
         raise typer.Exit(1)
     console.print("Every promise is kept.")
 
@@ -285,12 +287,14 @@ def _terminated_like_ctrl_c() -> Iterator[None]:
 
 
 def _announce(spec: RunSpec, num_missing: int, out: Path) -> None:
+    from reports.formatting import counted
+
     first = spec.cells[0]
     num_done = len(spec.cells) - num_missing
     done = f", {num_done} already done" if num_done else ""
     console.print(
-        f"{_count(len(spec.models), 'model')} × {_count(len(spec.tasks), 'task')}, preset {spec.preset}, "
-        f"on {first.device} in {first.precision}: {_count(len(spec.cells), 'cell')}{done}. Results: {out}",
+        f"{counted(len(spec.models), 'model')} × {counted(len(spec.tasks), 'task')}, preset {spec.preset}, "
+        f"on {first.device} in {first.precision}: {counted(len(spec.cells), 'cell')}{done}. Results: {out}",
         highlight=False,
         markup=False,
         soft_wrap=True,
@@ -337,10 +341,6 @@ def _open(page: Path) -> None:
     has_display = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if not (has_display and webbrowser.open(page.resolve().as_uri())):
         errors.print("No browser can be started here; open the page by hand.", highlight=False)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _names(text: str | None) -> list[str] | None:
