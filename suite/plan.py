@@ -158,7 +158,13 @@ def _preset(task: type[Task], request: Request) -> Preset:
     for section in ("shell", "budget"):
         changed = values[section] | request.overrides.get(section, {})
         values[section] = getattr(preset, section).parse(changed, where=section).model_dump(mode="json")
-    return Preset.parse(values, where=_PRESET_SECTION)
+    asked = Preset.parse(values, where=_PRESET_SECTION)
+    if asked.budget.stop_at is not None and asked.budget.schedule != "constant":
+        raise UsageError(
+            f"budget.stop_at = {asked.budget.stop_at:g} would cut the {asked.budget.schedule} schedule short for fast "
+            "learners alone. Use budget.schedule=constant, or no stop_at"
+        )
+    return asked
 
 
 def _configured(plugin: type[Plugin], values: Mapping[str, Any]) -> Plugin:

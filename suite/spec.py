@@ -92,15 +92,6 @@ class Budget(Settings):
     stop_at: PositiveFloat | None = None
     """Training ends early once the validation metric reaches this value, by the same rule for every model."""
 
-    @pydantic.model_validator(mode="after")
-    def _early_stopping_is_fair(self) -> Self:
-        if self.stop_at is not None and self.schedule != "constant":
-            raise ValueError(
-                f"stop_at {self.stop_at} would cut the {self.schedule} schedule short for fast learners alone; "
-                "use schedule constant, or no stop_at"
-            )
-        return self
-
 
 class Preset(Settings):
     """One size of a task: its settings, the shell around every model, and the budget."""
