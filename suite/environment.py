@@ -94,11 +94,13 @@ def _gpu_driver() -> str | None:
 def _git_state() -> tuple[str | None, bool | None]:
     """Commit and whether tracked files differ from it, if the suite runs from a checkout of its own.
 
-    Where the code was copied to a machine without its repository, SUITE_GIT_COMMIT may name the commit.
+    Where the code was copied to a machine without its history, SUITE_GIT_COMMIT names the commit.
     """
+    if commit := os.environ.get("SUITE_GIT_COMMIT"):
+        return commit, None
     home = Path(__file__).resolve().parent.parent
     if not (home / ".git").exists():
-        return os.environ.get("SUITE_GIT_COMMIT"), None
+        return None, None
 
     def git(*arguments: str) -> str | None:
         try:
@@ -109,4 +111,4 @@ def _git_state() -> tuple[str | None, bool | None]:
 
     commit = git("rev-parse", "HEAD")
     changes = git("status", "--porcelain", "--untracked-files=no")
-    return commit, None if changes is None else bool(changes)
+    return commit, None if commit is None or changes is None else bool(changes)
