@@ -143,6 +143,9 @@ class Branch(Protocol):
 
 
 def keyed_generator(task: Choice, seed: int, split: Split, step: int) -> np.random.Generator:
-    """The counter-based generator that belongs to one batch of one task: same key, same bits, on every machine."""
+    """The counter-based generator that belongs to one batch of one task: same key, same bits, on every machine.
+
+    The same, that is, as long as numpy keeps its streams; its version stands in every record.
+    """
     key = canonical_json([task.model_dump(mode="json"), seed, split, step]).encode()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(hashlib.sha256(key).digest()[:16], "little")))
