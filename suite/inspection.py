@@ -6,14 +6,14 @@ import importlib
 import os
 import pkgutil
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import kernels
 from kernels.dispatch import Operation
 from suite.environment import describe_environment
-from suite.errors import ContractViolation
+from suite.errors import SuiteError
 from suite.registry import Registry
 
 _EXTRAS = {
@@ -92,18 +92,15 @@ def check_plugin(path: Path) -> Iterator[tuple[str, str | None]]:
             yield _claim(name, task_check), _violation(lambda: task_check(registry.task(name)()))  # noqa: B023
 
 
-def _claim(name: str, check: object) -> str:
+def _claim(name: str, check: Callable[..., None]) -> str:
     return f"{name}: {(check.__doc__ or '').strip().partition(chr(10))[0]}"
 
 
-def _violation(check: object) -> str | None:
-    assert callable(check)
+def _violation(check: Callable[[], None]) -> str | None:
     try:
         check()
-    except ContractViolation as violation:
+    except SuiteError as violation:
         return str(violation)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
     return None
 
 

@@ -9,17 +9,15 @@ begins at zero would hide what it does with its input.
 from __future__ import annotations
 
 import functools
-import inspect
-import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from models.shell import Shell, parameter_groups, state_bytes
-from suite.errors import ContractViolation, SuiteError
+from suite.contracts.claim import claim, fail
 from suite.plugin import Branch, Model
 from suite.spec import ShellSettings
 
@@ -39,20 +37,14 @@ _SKIPS = frozenset({"D"})
 
 
 def _claim(check: ModelCheck) -> ModelCheck:
-    """Turns what a plugin raises of itself into a violation that says where."""
+    """A claim that is checked in float32 proper and leaves torch's generators as they were."""
 
     @functools.wraps(check)
-    def checked(model: Model) -> None:
-        try:
-            with torch.random.fork_rng(), torch.backends.cudnn.flags(allow_tf32=False):
-                check(model)
-        except SuiteError:
-            raise
-        except Exception as error:
-            seen = f"{type(error).__name__}: {error}{_place(error, model)}"
-            raise ContractViolation(f"{model.name}: {seen}. Promised: {check.__doc__}") from error
+    def isolated(model: Model) -> None:
+        with torch.random.fork_rng(), torch.backends.cudnn.flags(allow_tf32=False):
+            check(model)
 
-    return checked
+    return claim(isolated)
 
 
 @_claim
@@ -74,7 +66,7 @@ def logits_have_a_row_for_every_token(model: Model) -> None:
         logits = shell(_tokens(batch_size, length))
         _expect_shape(model, "the logits", logits, (batch_size, length, _VOCAB_SIZE))
         if not logits.isfinite().all():
-            _fail(model, "the logits are not finite", "finite logits, for any tokens")
+            fail(model, "the logits are not finite", "finite logits, for any tokens")
 
 
 @_claim
@@ -96,10 +88,10 @@ def logits_do_not_depend_on_later_tokens(model: Model) -> None:
         )
         (gradient,) = torch.autograd.grad(logits[:, position].sum(), embedded[0], retain_graph=True)
         if not gradient.isfinite().all():
-            _fail(model, f"the gradient of the logits at position {position} is not finite", "a finite gradient")
+            fail(model, f"the gradient of the logits at position {position} is not finite", "a finite gradient")
         later, largest = gradient[:, position + 1 :].abs().max(), gradient.abs().max()
         if later > _FP32_TOLERANCE * largest:
-            _fail(
+            fail(
                 model,
                 f"the gradient of the logits at position {position} reaches later tokens, with {later / largest:.1e} "
                 "of its largest entry",
@@ -157,7 +149,7 @@ def every_row_of_a_batch_has_the_same_state_bytes(model: Model) -> None:
         for num_steps in (0, 5):
             one, two, three = sizes(num_steps)
             if three - two != two - one:
-                _fail(
+                fail(
                     model,
                     f"after {num_steps} steps the state has {one}, {two} and {three} bytes for 1, 2 and 3 rows",
                     "the same number of bytes for each row",
@@ -193,20 +185,20 @@ def a_seed_decides_the_model_and_its_logits(model: Model) -> None:
     again, logits_again, shell = build(0)
     for name in weights:
         if not torch.equal(weights[name], again[name]):
-            _fail(model, f"{name} differs between two models built under seed 0", "torch's generator decides it")
+            fail(model, f"{name} differs between two models built under seed 0", "torch's generator decides it")
     if not torch.equal(logits, logits_again):
-        _fail(model, "two forwards under seed 0 differ", "the same logits")
+        fail(model, "two forwards under seed 0 differ", "the same logits")
     shell.eval()
     with torch.no_grad():
         if not torch.equal(shell(tokens), shell(tokens)):
-            _fail(model, "two forwards of the same tokens differ in evaluation mode", "the same logits")
+            fail(model, "two forwards of the same tokens differ in evaluation mode", "the same logits")
 
     other, _, _ = build(1)
     if torch.equal(weights["head.weight"], other["head.weight"]):
-        _fail(model, "seeds 0 and 1 give the same head", "a model that does not seed torch's generator itself")
+        fail(model, "seeds 0 and 1 give the same head", "a model that does not seed torch's generator itself")
     matrices = [name for name in weights if name.startswith("branches.") and weights[name].ndim > 1]
     if matrices and all(torch.equal(weights[name], other[name]) for name in matrices):
-        _fail(model, "seeds 0 and 1 give the same weights in every branch", "weights drawn from torch's generator")
+        fail(model, "seeds 0 and 1 give the same weights in every branch", "weights drawn from torch's generator")
 
 
 @_claim
@@ -216,11 +208,11 @@ def every_parameter_receives_a_finite_gradient(model: Model) -> None:
     torch.autograd.backward(_loss(shell, _tokens(4, _LENGTH)))
     for name, parameter in shell.named_parameters():
         if parameter.grad is None:
-            _fail(
+            fail(
                 model, f"{name} received no gradient", "a gradient for every parameter; what is not trained is a buffer"
             )
         elif not parameter.grad.isfinite().all():
-            _fail(model, f"the gradient of {name} is not finite", "finite gradients")
+            fail(model, f"the gradient of {name} is not finite", "finite gradients")
 
 
 @_claim
@@ -237,7 +229,7 @@ def a_few_steps_of_training_lower_the_loss(model: Model) -> None:
         optimizer.step()
         losses.append(loss.item())
     if not losses[-1] < losses[0]:
-        _fail(model, f"12 steps took the loss from {losses[0]:.4f} to {losses[-1]:.4f}", "a lower loss")
+        fail(model, f"12 steps took the loss from {losses[0]:.4f} to {losses[-1]:.4f}", "a lower loss")
 
 
 @_claim
@@ -249,7 +241,7 @@ def weight_decay_spares_the_parameters_of_the_recurrence(model: Model) -> None:
     }
     for name in sorted(decayed):
         if name.rpartition(".")[2] in _RATES | _STEP_SIZES | _SKIPS:
-            _fail(model, f"weight decay pulls {name} to zero", f"{name}._no_weight_decay = True")
+            fail(model, f"weight decay pulls {name} to zero", f"{name}._no_weight_decay = True")
 
 
 @_claim
@@ -268,10 +260,10 @@ def bf16_autocast_stays_close_to_float32(model: Model) -> None:
     for what, found in [("the parallel logits", logits), ("the logits of single steps", torch.stack(stepped, dim=1))]:
         error = ((found - expected).square().mean() / expected.square().mean()).sqrt().item()
         if not error < _BF16_TOLERANCE:
-            _fail(model, f"bfloat16 moves {what} by {error:.1%}", f"at most {_BF16_TOLERANCE:.0%}")
+            fail(model, f"bfloat16 moves {what} by {error:.1%}", f"at most {_BF16_TOLERANCE:.0%}")
     for name, parameter in shell.named_parameters():
         if parameter.grad is not None and not parameter.grad.isfinite().all():
-            _fail(model, f"under bfloat16 the gradient of {name} is not finite", "finite gradients")
+            fail(model, f"under bfloat16 the gradient of {name} is not finite", "finite gradients")
 
 
 MODEL_CHECKS: tuple[ModelCheck, ...] = (
@@ -312,28 +304,17 @@ def _loss(shell: Shell, tokens: Tensor) -> Tensor:
 
 def _expect_shape(model: Model, what: str, tensor: Any, shape: tuple[int, ...]) -> None:
     if not isinstance(tensor, Tensor):
-        _fail(model, f"{what} is a {type(tensor).__name__}", "a tensor")
+        fail(model, f"{what} is a {type(tensor).__name__}", "a tensor")
     if tuple(tensor.shape) != shape:
-        _fail(model, f"{what} has shape {tuple(tensor.shape)}", f"shape {shape}")
+        fail(model, f"{what} has shape {tuple(tensor.shape)}", f"shape {shape}")
 
 
 def _expect_equal(model: Model, what: str, found: Tensor, expected: Tensor) -> None:
     """Equal but for the rounding of float32."""
     difference, scale = (found - expected).abs().max().item(), expected.abs().max().item()
     if not difference <= _FP32_TOLERANCE * scale:
-        _fail(
+        fail(
             model,
             f"{what} differ by up to {difference:.2g}, where the largest logit is {scale:.2g}",
             f"the same logits, to {_FP32_TOLERANCE:g} of the largest",
         )
-
-
-def _fail(model: Model, seen: str, promised: str) -> NoReturn:
-    raise ContractViolation(f"{model.name}: {seen}. Promised: {promised}")
-
-
-def _place(error: Exception, model: Model) -> str:
-    """Where in the plugin's own file the error passed, if it passed there."""
-    own = inspect.getfile(type(model))
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
-    return f" ({own}, line {lines[-1]})" if lines else ""

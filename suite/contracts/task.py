@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import pickle
 import random
 import re
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
 import numpy as np
 
-from suite.errors import ContractViolation, SuiteError, UsageError
+from suite.contracts.claim import claim, fail
+from suite.errors import UsageError
 from suite.plugin import IGNORED, Batch, IntArray, Metric, Split, Task, keyed_generator
 
 TaskCheck = Callable[[Task], None]
@@ -37,72 +35,57 @@ _SECONDS_TO_SAMPLE = 3.0
 _SECONDS_PER_BATCH = 1.0
 
 
-def _claim(check: TaskCheck) -> TaskCheck:
-    """Turns what a plugin raises of itself into a violation that says where."""
-
-    @functools.wraps(check)
-    def checked(task: Task) -> None:
-        try:
-            check(task)
-        except SuiteError:
-            raise
-        except Exception as error:
-            _fail(task, f"{type(error).__name__}: {error} ({_place(error, task)})", str(check.__doc__))
-
-    return checked
-
-
-@_claim
+@claim
 def it_introduces_itself(task: Task) -> None:
     """Its name fits the command line, its docstring has a first line, and its metric is one that the suite knows."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", task.name):
-        _fail(task, f"name = {task.name!r}", "a name of lower-case letters, digits, '_' and '-'")
+        fail(task, f"name = {task.name!r}", "a name of lower-case letters, digits, '_' and '-'")
     if not task.summary().strip():
-        _fail(task, "a class without a docstring", "a docstring whose first line introduces the task")
+        fail(task, "a class without a docstring", "a docstring whose first line introduces the task")
     if task.metric not in _METRICS:
-        _fail(task, f"metric = {task.metric!r}", f"one of {', '.join(_METRICS)}")
+        fail(task, f"metric = {task.metric!r}", f"one of {', '.join(_METRICS)}")
 
 
-@_claim
+@claim
 def its_sizes_are_positive(task: Task) -> None:
     """Vocabulary and lengths are whole positive numbers, and there is a test length."""
     if not (_is_positive(task.vocab_size) and _is_positive(task.length)):
         seen = f"vocab_size = {task.vocab_size!r} and length = {task.length!r}"
-        _fail(task, seen, "whole numbers of at least 1")
+        fail(task, seen, "whole numbers of at least 1")
     if not (task.test_lengths and all(_is_positive(length) for length in task.test_lengths)):
-        _fail(task, f"test_lengths = {task.test_lengths!r}", "at least one length, each a positive int")
+        fail(task, f"test_lengths = {task.test_lengths!r}", "at least one length, each a positive int")
 
 
-@_claim
+@claim
 def its_presets_fit(task: Task) -> None:
     """There is a preset `quick`, and every preset's settings make a task."""
     kind = type(task)
     presets = getattr(kind, "presets", None) or {}
     if "quick" not in presets:
-        _fail(task, f"presets {sorted(presets)}", "at least the preset 'quick'")
+        fail(task, f"presets {sorted(presets)}", "at least the preset 'quick'")
     for name, preset in presets.items():
         try:
             made = kind(kind.Options.parse(preset.settings, where=f"preset '{name}'"))
         except UsageError as error:
-            _fail(task, str(error), "presets whose settings make a task")
+            fail(task, str(error), "presets whose settings make a task")
         its_sizes_are_positive(made)
         for length in (length for length in preset.cost_lengths if name == "quick" and length <= _LONGEST):
             _draw(made, "train", num_rows=1, length=length)
 
 
-@_claim
+@claim
 def its_settings_survive_storage(task: Task) -> None:
     """Settings written as JSON and read again are the same settings, so a worker builds the same task."""
     stored = task.choice().settings
     try:
         restored = type(task).Options.parse(stored, where=task.name)
     except UsageError as error:
-        _fail(task, f"the settings {stored} cannot be read again: {error}", "settings that survive JSON")
+        fail(task, f"the settings {stored} cannot be read again: {error}", "settings that survive JSON")
     if restored != task.options:
-        _fail(task, f"{task.options!r} came back as {restored!r}", "settings that survive JSON")
+        fail(task, f"{task.options!r} came back as {restored!r}", "settings that survive JSON")
 
 
-@_claim
+@claim
 def its_batches_have_the_promised_shape(task: Task) -> None:
     """Inputs and targets of every split and length are int64 of shape (batch, length), within the vocabulary."""
     for split in _SPLITS:
@@ -113,16 +96,16 @@ def its_batches_have_the_promised_shape(task: Task) -> None:
                 array = getattr(batch, field)
                 if not isinstance(array, np.ndarray) or array.dtype != np.int64 or array.shape != (_NUM_ROWS, length):
                     seen = f"{where}.{field} is {_described(array)}"
-                    _fail(task, seen, f"a numpy array, int64 of shape ({_NUM_ROWS}, {length})")
+                    fail(task, seen, f"a numpy array, int64 of shape ({_NUM_ROWS}, {length})")
             scored = batch.targets[batch.targets != IGNORED]
             for field, tokens in (("inputs", batch.inputs), ("targets", scored)):
                 if tokens.size and not (tokens.min() >= 0 and tokens.max() < task.vocab_size):
                     seen = f"{where}.{field} reach from {tokens.min()} to {tokens.max()}"
                     allowed = " or IGNORED" if field == "targets" else ""
-                    _fail(task, seen, f"tokens from 0 to vocab_size - 1 = {task.vocab_size - 1}{allowed}")
+                    fail(task, seen, f"tokens from 0 to vocab_size - 1 = {task.vocab_size - 1}{allowed}")
 
 
-@_claim
+@claim
 def every_sequence_is_scored_somewhere(task: Task) -> None:
     """Every sequence of every split and length has at least one target."""
     for split in _SPLITS:
@@ -131,10 +114,10 @@ def every_sequence_is_scored_somewhere(task: Task) -> None:
             num_unscored = int((batch.targets == IGNORED).all(axis=1).sum())
             if num_unscored:
                 seen = f"{num_unscored} of {_NUM_ROWS} {split} sequences of {length} tokens have only IGNORED targets"
-                _fail(task, seen, "something to score in every sequence")
+                fail(task, seen, "something to score in every sequence")
 
 
-@_claim
+@claim
 def a_batch_is_a_pure_function_of_its_key(task: Task) -> None:
     """The same key gives the same bits: again, after other batches, and from a new instance."""
     for split in _SPLITS:
@@ -147,10 +130,10 @@ def a_batch_is_a_pure_function_of_its_key(task: Task) -> None:
         for digest, when in ((again, "at once"), (later, "after other batches"), (anew, "from a new instance")):
             if digest != first:
                 seen = f"the same {split} batch, drawn again {when}, has other bits"
-                _fail(task, seen, "a batch that depends on the generator it is given and nothing else")
+                fail(task, seen, "a batch that depends on the generator it is given and nothing else")
 
 
-@_claim
+@claim
 def another_key_gives_another_batch(task: Task) -> None:
     """Another step, seed or split gives other data."""
     digests: dict[str, str] = {}
@@ -159,11 +142,11 @@ def another_key_gives_another_batch(task: Task) -> None:
         digest = _draw(task, split, seed=seed, step=step, num_rows=4 * _NUM_ROWS).sha256()
         if digest in digests:
             seen = f"the same batch of {4 * _NUM_ROWS} for {digests[digest]} and {key}"
-            _fail(task, seen, "fresh data from the generator for every step, seed and split")
+            fail(task, seen, "fresh data from the generator for every step, seed and split")
         digests[digest] = key
 
 
-@_claim
+@claim
 def global_generators_are_left_alone(task: Task) -> None:
     """Python's, numpy's and torch's global generators are neither used nor moved."""
     with _global_generators_restored():
@@ -175,12 +158,12 @@ def global_generators_are_left_alone(task: Task) -> None:
             after = _global_generator_states()
             moved = [name for name in before if before[name] != after[name]]
             if moved:
-                _fail(task, f"drawing a batch moved the global generator of {', '.join(moved)}", _OWN_RANDOMNESS)
+                fail(task, f"drawing a batch moved the global generator of {', '.join(moved)}", _OWN_RANDOMNESS)
         if len(digests) > 1:
-            _fail(task, "seeding the global generators changes the batch", _OWN_RANDOMNESS)
+            fail(task, "seeding the global generators changes the batch", _OWN_RANDOMNESS)
 
 
-@_claim
+@claim
 def the_oracle_is_always_right(task: Task) -> None:
     """Where there is an oracle, it gives every target of every split and length."""
     for split in _SPLITS:
@@ -198,10 +181,10 @@ def the_oracle_is_always_right(task: Task) -> None:
                     f"{length}; first in sequence {row} at position {position}, where it says "
                     f"{answers[row, position]} and the target is {batch.targets[row, position]}"
                 )
-                _fail(task, seen, "an oracle that is always right, or None")
+                fail(task, seen, "an oracle that is always right, or None")
 
 
-@_claim
+@claim
 def the_oracle_sees_only_the_inputs(task: Task) -> None:
     """The oracle answers the same when the targets are hidden from it."""
     batch = _draw(task, "test")
@@ -211,25 +194,25 @@ def the_oracle_sees_only_the_inputs(task: Task) -> None:
     blind = _ask_oracle(task, Batch(batch.inputs.copy(), np.zeros_like(batch.targets)))
     scored = batch.targets != IGNORED
     if blind is None or (blind[scored] != answers[scored]).any():
-        _fail(task, "the oracle answers otherwise when the targets are zeros", "answers from the inputs alone")
+        fail(task, "the oracle answers otherwise when the targets are zeros", "answers from the inputs alone")
 
 
-@_claim
+@claim
 def the_answer_is_not_the_token_at_its_own_position(task: Task) -> None:
     """The targets are not just the inputs, as when next-token targets were not shifted."""
     batch = _draw(task, "train", num_rows=4 * _NUM_ROWS)
     scored = batch.targets != IGNORED
     if scored.any() and (batch.inputs[scored] == batch.targets[scored]).all():
         seen = f"all {scored.sum()} targets equal the input at their own position"
-        _fail(task, seen, "something to find out; for a language model, targets are the inputs shifted by one")
+        fail(task, seen, "something to find out; for a language model, targets are the inputs shifted by one")
 
 
-@_claim
+@claim
 def the_baseline_is_what_the_best_blind_guess_scores(task: Task) -> None:
     """`baseline()` is the metric of guessing without seeing the sequence, as measured on samples."""
     stated = task.baseline()
     if not (isinstance(stated, int | float) and np.isfinite(stated)):
-        _fail(task, f"baseline() = {stated!r}", "a finite number")
+        fail(task, f"baseline() = {stated!r}", "a finite number")
     train, test = _rows(task, "train").targets, _rows(task, "test").targets
     if task.metric == "bits_per_byte":
         measured, tolerance = _unigram_bits(train, test, task.vocab_size), 0.05 * stated
@@ -240,10 +223,10 @@ def the_baseline_is_what_the_best_blind_guess_scores(task: Task) -> None:
             f"baseline() = {stated:.4g}, but guessing from the training targets alone has a {task.metric} of "
             f"{measured:.4g} ± {tolerance:.2g} on {len(test)} test sequences"
         )
-        _fail(task, seen, "the metric of a model that knows the task but cannot see the sequence")
+        fail(task, seen, "the metric of a model that knows the task but cannot see the sequence")
 
 
-@_claim
+@claim
 def the_test_is_not_on_training_sequences(task: Task) -> None:
     """Test sequences do not turn up in training, unless training sequences also repeat each other by chance."""
     train, more_train, test = (
@@ -258,10 +241,10 @@ def the_test_is_not_on_training_sequences(task: Task) -> None:
             f"{num_seen} of {len(test)} test sequences were among {len(train)} training sequences "
             f"({num_repeated} of as many other training sequences were)"
         )
-        _fail(task, seen, "test data that was not trained on")
+        fail(task, seen, "test data that was not trained on")
 
 
-@_claim
+@claim
 def a_batch_is_drawn_within_a_second(task: Task) -> None:
     """A training batch of the preset `quick` is ready within a second."""
     preset = type(task).presets.get("quick")
@@ -274,7 +257,7 @@ def a_batch_is_drawn_within_a_second(task: Task) -> None:
         seconds.append(time.perf_counter() - started)
     if min(seconds) > _SECONDS_PER_BATCH:
         seen = f"a training batch of {num_rows} took {min(seconds):.2f} s at best"
-        _fail(task, seen, f"a batch within {_SECONDS_PER_BATCH:g} s, so that training does not wait for data")
+        fail(task, seen, f"a batch within {_SECONDS_PER_BATCH:g} s, so that training does not wait for data")
 
 
 TASK_CHECKS: tuple[TaskCheck, ...] = (
@@ -299,18 +282,6 @@ TASK_CHECKS: tuple[TaskCheck, ...] = (
 _OWN_RANDOMNESS = "randomness from the generator that sample is given, and from no other"
 
 
-def _fail(task: Task, seen: str, promised: str) -> NoReturn:
-    raise ContractViolation(f"{task.name}: {seen}. Promised: {promised}")
-
-
-def _place(error: Exception, task: Task) -> str:
-    """The last line that the error passed through, in the plugin's own file where it passed there."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == inspect.getfile(type(task))]
-    frame = (own or frames)[-1]
-    return f"{frame.filename}, line {frame.lineno}"
-
-
 def _is_positive(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
@@ -331,7 +302,7 @@ def _draw(
     length = task.length if length is None else length
     batch: object = task.sample(rng, split=split, batch_size=num_rows, length=length)
     if not isinstance(batch, Batch):
-        _fail(task, f"sample returned a {type(batch).__name__}", "a Batch")
+        fail(task, f"sample returned a {type(batch).__name__}", "a Batch")
     return batch
 
 
@@ -340,7 +311,7 @@ def _ask_oracle(task: Task, batch: Batch) -> IntArray | None:
     answers = task.oracle(batch)
     if answers is not None and (not isinstance(answers, np.ndarray) or answers.shape != batch.inputs.shape):
         seen = f"oracle(batch) returned {_described(answers)}"
-        _fail(task, seen, f"a numpy array of shape (batch, length) = {batch.inputs.shape}, or None")
+        fail(task, seen, f"a numpy array of shape (batch, length) = {batch.inputs.shape}, or None")
     return answers
 
 
