@@ -105,12 +105,7 @@ def run(
     }
     fields |= {key: value for key, value in given.items() if value is not None}
     request = Request.parse(fields, where="run")
-    registry = Registry([Path(path) for path in request.plugins])
-    for name in request.models:
-        registry.entry("model", name)
-    for name in request.tasks:
-        registry.entry("task", name)
-    spec = plan(request, registry)
+    spec = plan(request, Registry([Path(path) for path in request.plugins]))
     store = Store(out)
     with store.writing():
         missing = missing_cells(spec, store.records(), retry_failed=retry_failed)

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from suite.errors import DeviceError, UsageError, unknown
 from suite.plugin import Model, Task
-from suite.registry import Registry
+from suite.registry import SHARED_SECTIONS, Registry
 from suite.spec import Cell, Device, Precision, Preset, RunSpec, Seed, Settings
 
 DEFAULT_MODELS = ("mamba", "s4", "transformer", "lstm", "gru")
@@ -96,9 +96,14 @@ def plan(request: Request, registry: Registry) -> RunSpec:
     for kind, names in (("models", request.models), ("tasks", request.tasks)):
         if not names:
             raise UsageError(f"No {kind} were given. `suite list` shows what there is")
+    # Every name is checked before the first plugin, and torch with it, is imported.
+    for name in request.models:
+        registry.entry("model", name)
+    for name in request.tasks:
+        registry.entry("task", name)
     models = {name: registry.model(name) for name in dict.fromkeys(request.models)}
     tasks = {name: registry.task(name) for name in dict.fromkeys(request.tasks)}
-    _refuse_unknown_sections(request.overrides, [*models, *tasks, "shell", "budget", _PRESET_SECTION], registry)
+    _refuse_unknown_sections(request.overrides, [*models, *tasks, *SHARED_SECTIONS], registry)
     device = _device(request.device)
     precision = request.precision or ("bf16" if device == "cuda" else "fp32")
     cells: list[Cell] = []

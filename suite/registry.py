@@ -25,7 +25,7 @@ Kind = Literal["model", "task"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
-_SECTIONS = ("shell", "budget", "preset")
+SHARED_SECTIONS = ("shell", "budget", "preset")
 """Sections of settings that belong to no plugin."""
 
 _CONTRACTS: dict[Kind, type[Model] | type[Task]] = {"model": Model, "task": Task}
@@ -97,10 +97,10 @@ class Registry:
         return plugin
 
     def _add(self, kind: Kind, entry: Entry) -> None:
-        if not _NAME.fullmatch(entry.name) or entry.name in _SECTIONS:
+        if not _NAME.fullmatch(entry.name) or entry.name in SHARED_SECTIONS:
             raise PluginError(
                 f"The {kind} from {entry.origin} cannot be called '{entry.name}': a name has lower-case letters, "
-                f"digits, '_' and '-', and is none of {', '.join(_SECTIONS)}"
+                f"digits, '_' and '-', and is none of {', '.join(SHARED_SECTIONS)}"
             )
         for other_kind, entries in self._entries.items():
             if other := entries.get(entry.name):
