@@ -127,18 +127,20 @@ def sweep(shape: str, repetitions_ms: int) -> list[dict[str, Any]]:
                 "forward",
                 replace(best, forward_segments=segments, forward_columns=columns, forward_min_blocks=blocks),
             )
-        for segments, blocks, groups in BACKWARD_PLANS:
-            if groups <= 2 * best.channel_groups and best.channel_groups <= 2 * groups:
-                candidate = replace(best, backward_segments=segments, backward_min_blocks=blocks)
-                measure("backward", replace(candidate, channel_groups=groups))
+        for segments, teams, cluster, blocks, groups in BACKWARD_PLANS:
+            if groups <= 4 * best.channel_groups and best.channel_groups <= 4 * groups:
+                candidate = replace(best, backward_segments=segments, backward_teams=teams, backward_cluster=cluster)
+                measure("backward", replace(candidate, backward_min_blocks=blocks, channel_groups=groups))
     finally:
         cuda.plan = usual
     return rows
 
 
-FORWARD_PLANS = ((1, 2, 8), (1, 4, 4), (2, 2, 4), (4, 1, 4), (4, 2, 2), (6, 1, 2), (8, 1, 2), (8, 1, 1), (16, 1, 1))
+FORWARD_PLANS = ((1, 1, 8), (1, 1, 12), (1, 2, 8), (2, 1, 4), (3, 1, 2), (4, 1, 2), (6, 1, 1), (8, 1, 1))
 BACKWARD_PLANS = tuple(
-    (segments, blocks, groups) for segments, blocks in ((4, 2), (8, 1)) for groups in (1, 2, 4, 5, 8)
+    (*layout, groups)
+    for layout in ((4, 1, 1, 2), (4, 1, 2, 2), (4, 2, 2, 1), (8, 1, 1, 1))
+    for groups in (1, 2, 4, 5, 8)
 )
 
 

@@ -31,6 +31,7 @@ class CudaError(RuntimeError):
     """The CUDA driver refused a call."""
 
 
+@functools.cache
 def unavailable(device: torch.device) -> str | None:
     """Why no kernel can be compiled for `device`, or None."""
     if device.type != "cuda":
@@ -56,16 +57,23 @@ class Kernel:
 
     def launch(self, num_blocks: int, num_threads: int, arguments: ctypes.Structure, shared_bytes: int = 0) -> None:
         """Queues the kernel, whose one parameter is the struct `arguments`, on the current stream of its device."""
-        from cuda.bindings import driver
-
+        if torch.cuda.current_device() != self.device.index:
+            with torch.cuda.device(self.device):
+                self.launch(num_blocks, num_threads, arguments, shared_bytes)
+            return
         _make_context_current(self.device)
-        stream = torch.cuda.current_stream(self.device).cuda_stream
-        parameters = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
-        blocks, threads = (num_blocks, 1, 1), (num_threads, 1, 1)
+        # What `torch.cuda.current_stream` looks at, without the object around it, which costs as much as the launch.
+        stream = torch._C._cuda_getCurrentRawStream(self.device.index)
+        parameters = _ONE_POINTER(ctypes.addressof(arguments))
         # The driver copies the parameters before it returns.
-        _check(
-            driver.cuLaunchKernel(self.handle, *blocks, *threads, shared_bytes, stream, ctypes.addressof(parameters), 0)
+        answer = _driver().cuLaunchKernel(
+            *(self.handle, num_blocks, 1, 1, num_threads, 1, 1, shared_bytes, stream, ctypes.addressof(parameters), 0)
         )
+        if answer[0] != 0:
+            _check(answer)
+
+
+_ONE_POINTER = ctypes.c_void_p * 1
 
 
 def load(source: str, options: Sequence[str], names: Sequence[str], device: torch.device) -> dict[str, Kernel]:
@@ -77,8 +85,8 @@ def load(source: str, options: Sequence[str], names: Sequence[str], device: torc
         CompilationError: the source does not compile.
         CudaError: the driver cannot load or find what was compiled.
     """
-    from cuda.bindings import driver
-
+    driver = _driver()
+    device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
     major, minor = torch.cuda.get_device_capability(device)
     code = cached_code(source, [f"--gpu-architecture=sm_{major}{minor}", "--std=c++17", *options])
     _make_context_current(device)
@@ -170,28 +178,31 @@ def _compiler_version() -> str:
     return f"{major}.{minor}"
 
 
-def _make_context_current(device: torch.device) -> None:
-    # Autograd's threads may have called nothing yet that gives them torch's context.
+@functools.cache
+def _driver() -> Any:
     from cuda.bindings import driver
 
-    index = torch.cuda.current_device() if device.index is None else device.index
-    if index in _primary_contexts:
-        context = _primary_contexts[index]
-    else:
-        (number,) = _check(driver.cuDeviceGet(index))
-        (context,) = _check(driver.cuDevicePrimaryCtxRetain(number))
-        _primary_contexts[index] = context
-    _check(driver.cuCtxSetCurrent(context))
+    return driver
 
 
-_primary_contexts: dict[int, Any] = {}
+def _make_context_current(device: torch.device) -> None:
+    # Autograd's threads may have called nothing yet that gives them torch's context.
+    answer = _driver().cuCtxSetCurrent(_primary_context(device.index))
+    if answer[0] != 0:
+        _check(answer)
+
+
+@functools.cache
+def _primary_context(index: int) -> Any:
+    driver = _driver()
+    (number,) = _check(driver.cuDeviceGet(index))
+    (context,) = _check(driver.cuDevicePrimaryCtxRetain(number))
+    return context
 
 
 def _allow_shared_memory(kernel: Any, device: torch.device) -> None:
-    from cuda.bindings import driver
-
-    index = torch.cuda.current_device() if device.index is None else device.index
-    (number,) = _check(driver.cuDeviceGet(index))
+    driver = _driver()
+    (number,) = _check(driver.cuDeviceGet(device.index))
     (largest,) = _check(
         driver.cuDeviceGetAttribute(
             driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, number

@@ -6,7 +6,8 @@ The shape of GPT-2 (Radford et al. 2019) and Mamba (Gu and Dao 2023, arXiv:2312.
 2019, arXiv:1910.07467) and an untied head. Only the branches differ between two models, so a difference in a result is
 one between branches.
 
-Weights are float32. Under bfloat16 autocast the residual stream stays float32 and each branch rounds what it must.
+Weights are float32. Under bfloat16 autocast the residual stream stays float32 and what a branch is handed, the norm, is
+bfloat16. An addition and the norm after it are one operation, and so are the head and the loss.
 """
 
 # B batch, L length, D width, V vocabulary
@@ -21,7 +22,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from suite.plugin import Branch, Model
+from kernels.cross_entropy import linear_cross_entropy
+from kernels.rms_norm import add_rms_norm
+from suite.plugin import IGNORED, Branch, Model
 from suite.spec import ShellSettings
 
 _EMBEDDING_STD = 0.02
@@ -41,8 +44,8 @@ class Shell(nn.Module):
         self.embedding = nn.Embedding(vocab_size, shell.width)
         nn.init.normal_(self.embedding.weight, std=_EMBEDDING_STD)
         self.branches = nn.ModuleList(branch for _ in range(shell.num_layers) for branch in model.branches(shell))
-        self.norms = nn.ModuleList(nn.RMSNorm(shell.width, eps=_NORM_EPSILON) for _ in self.branches)
-        self.final_norm = nn.RMSNorm(shell.width, eps=_NORM_EPSILON)
+        self.norms = nn.ModuleList(ResidualNorm(shell.width) for _ in self.branches)
+        self.final_norm = ResidualNorm(shell.width)
         self.head = nn.Linear(shell.width, vocab_size, bias=False)
         for branch in self.branches:
             projection = getattr(branch, "output_projection", None)
@@ -52,10 +55,15 @@ class Shell(nn.Module):
 
     def forward(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocab"]:
         """Logits for the token that belongs to each position, from the tokens up to it."""
-        x_BLD = self.embedding(tokens)
-        for norm, branch in self._residuals():
-            x_BLD = x_BLD + branch(norm(x_BLD))
-        return cast(Tensor, self.head(self.final_norm(x_BLD)))
+        return cast(Tensor, self.head(self._last_norm(tokens)))
+
+    def loss(self, tokens: Int[Tensor, "batch length"], targets: Int[Tensor, "batch length"]) -> Float[Tensor, ""]:
+        """Mean cross-entropy in nats of the logits, over the positions whose target is not IGNORED.
+
+        What training calls: the logits of a large vocabulary are never all there at once.
+        """
+        normed_BLD = self._last_norm(tokens)
+        return linear_cross_entropy(normed_BLD.flatten(0, 1), self.head.weight, targets.flatten(), ignored=IGNORED)
 
     def initial_state(self, batch_size: int, max_length: int) -> list[Any]:
         """The state before the first token, for at most `max_length` steps: that of each branch, in order."""
@@ -63,13 +71,14 @@ class Shell(nn.Module):
 
     def step(self, tokens: Int[Tensor, " batch"], state: list[Any]) -> tuple[Float[Tensor, "batch vocab"], list[Any]]:
         """Logits after one more token of each sequence, and the next state; `state` may be reused for it."""
-        x_BD = self.embedding(tokens)
+        x_BD, y_BD = self.embedding(tokens), None
         next_state = []
         for (norm, branch), branch_state in zip(self._residuals(), state, strict=True):
-            y_BD, branch_state = branch.step(norm(x_BD), branch_state)
-            x_BD = x_BD + y_BD
+            x_BD, normed_BD = norm(x_BD, y_BD)
+            y_BD, branch_state = branch.step(normed_BD, branch_state)
             next_state.append(branch_state)
-        return self.head(self.final_norm(x_BD)), next_state
+        _, normed_BD = self.final_norm(x_BD, y_BD)
+        return self.head(normed_BD), next_state
 
     @property
     def num_parameters(self) -> int:
@@ -81,8 +90,31 @@ class Shell(nn.Module):
         """Trained numbers outside the embedding and the head, whose size the vocabulary decides."""
         return self.num_parameters - self.embedding.weight.numel() - self.head.weight.numel()
 
+    def _last_norm(self, tokens: Tensor) -> Tensor:
+        """What the head reads: the norm of the residual stream after the last branch."""
+        x_BLD, y_BLD = self.embedding(tokens), None
+        for norm, branch in self._residuals():
+            x_BLD, normed_BLD = norm(x_BLD, y_BLD)
+            y_BLD = branch(normed_BLD)
+        _, normed_BLD = self.final_norm(x_BLD, y_BLD)
+        return cast(Tensor, normed_BLD)
+
     def _residuals(self) -> Iterator[tuple[nn.Module, Branch]]:
         return zip(self.norms, cast("list[Branch]", self.branches), strict=True)
+
+
+class ResidualNorm(nn.Module):
+    """Takes what a branch gave into the residual stream, and norms the stream for the next branch."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(
+        self, x: Float[Tensor, "... width"], y: Float[Tensor, "... width"] | None = None
+    ) -> tuple[Float[Tensor, "... width"], Float[Tensor, "... width"]]:
+        """x + y, and its norm in autocast's dtype."""
+        return add_rms_norm(x, y, self.weight, epsilon=_NORM_EPSILON)
 
 
 def state_bytes(state: Any) -> int:

@@ -20,11 +20,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from suite.bench.commands import bench
 from suite.errors import StoreError, SuiteError, UsageError
 
 if TYPE_CHECKING:
     from suite.executors.local import LocalExecutor
     from suite.records import Record
+    from suite.registry import Entry
     from suite.spec import Cell, RunSpec
     from suite.store import Store
 
@@ -36,6 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(bench)
 console = Console()
 errors = Console(stderr=True)
 
@@ -142,25 +145,35 @@ def list_plugins(plugin: Plugins = None) -> None:
     """Show models, tasks, presets, and what this machine can run with which implementation."""
     from rich.table import Table
 
+    from models.composition import part_rows
     from suite.inspection import implementation_rows
     from suite.registry import Registry
 
     registry = Registry(plugin or [])
-    models = Table("Model", "What it is", "From", title="Models")
-    for name in registry.model_names():
-        models.add_row(name, registry.model(name).summary(), registry.entry("model", name).origin)
-    tasks = Table("Task", "What it is", "Presets", "Scored by", "From", title="Tasks")
+    models = Table("Model", "What it is", title="Models")
+    for name in [*registry.model_names(), *registry.adapter_names()]:
+        models.add_row(name, registry.model(name).summary() + _from_elsewhere(registry.entry("model", name)))
+    parts = Table("Block:mixer", "What it is", title="Models by composition: any block:mixer, such as h3:s4d")
+    for name, what in part_rows():
+        parts.add_row(name, what)
+    tasks = Table("Task", "What it is", "Presets", "Scored by", title="Tasks")
     for name in registry.task_names():
         task = registry.task(name)
-        tasks.add_row(name, task.summary(), ", ".join(task.presets), task.metric, registry.entry("task", name).origin)
+        what = task.summary() + _from_elsewhere(registry.entry("task", name))
+        tasks.add_row(name, what, "\n".join(task.presets), task.metric.replace("_", " "))
     kernels = Table(
         "Operation", "Device", "auto takes", "Also there", "Not there", title="Kernels", title_justify="left"
     )
     for row in implementation_rows():
         kernels.add_row(*row)
-    for table in (models, tasks, kernels):
+    for table in (models, parts, tasks, kernels):
         table.title_justify = "left"
         console.print(table)
+
+
+def _from_elsewhere(entry: Entry) -> str:
+    """Where a plugin comes from that is not built in."""
+    return "" if entry.is_built_in else f" [dim](from {escape(entry.origin)})[/]"
 
 
 @app.command()

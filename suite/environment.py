@@ -21,6 +21,8 @@ _DISTRIBUTIONS = (
     "flash-attn",
     "causal-conv1d",
     "mamba-ssm",
+    "accelerated-scan",
+    "mambapy",
     "datasets",
 )
 

@@ -29,9 +29,8 @@ def operations() -> list[Operation]:
     found: list[Operation] = []
     for module in pkgutil.iter_modules(kernels.__path__, "kernels."):
         if module.ispkg:
-            operation = getattr(importlib.import_module(module.name), "OPERATION", None)
-            if isinstance(operation, Operation):
-                found.append(operation)
+            values = vars(importlib.import_module(module.name)).values()
+            found += [value for value in values if isinstance(value, Operation)]
     return found
 
 
@@ -45,9 +44,13 @@ def implementation_rows() -> list[tuple[str, str, str, str, str]]:
         for device in [*devices, torch.device("cpu")]:
             availability = operation.availability(device)
             present = [name for name, reason in availability.items() if reason is None]
-            absent = [f"{name}: {reason}" for name, reason in availability.items() if reason is not None]
+            absent: dict[str, list[str]] = {}
+            for name, reason in availability.items():
+                if reason is not None:
+                    absent.setdefault(reason, []).append(name)
+            why = "\n".join(f"{', '.join(names)}: {reason}" for reason, names in absent.items())
             first, *others = present or ["nothing"]
-            rows.append((operation.name, device.type, first, ", ".join(others), "\n".join(absent)))
+            rows.append((operation.name, device.type, first, ", ".join(others), why))
     return rows
 
 

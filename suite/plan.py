@@ -104,7 +104,7 @@ def plan(request: Request, registry: Registry) -> RunSpec:
     models = {name: registry.model(name) for name in dict.fromkeys(request.models)}
     tasks = {name: registry.task(name) for name in dict.fromkeys(request.tasks)}
     _refuse_unknown_sections(request.overrides, [*models, *tasks, *SHARED_SECTIONS], registry)
-    device = _device(request.device)
+    device = usable_device(request.device)
     precision = request.precision or ("bf16" if device == "cuda" else "fp32")
     cells: list[Cell] = []
     for task_name, task_class in tasks.items():
@@ -177,15 +177,21 @@ def _configured(plugin: type[Plugin], values: Mapping[str, Any]) -> Plugin:
 
 
 def _refuse_unknown_sections(overrides: Mapping[str, Any], known: Sequence[str], registry: Registry) -> None:
+    models = (*registry.model_names(), *registry.composition_names(), *registry.adapter_names())
     for section in overrides:
         if section in known:
             continue
-        if section in (*registry.model_names(), *registry.task_names()):
+        if section in (*models, *registry.task_names()):
             raise UsageError(f"'{section}' has settings but is not in this run. Add it, or leave its settings out")
         raise unknown("section", section, known)
 
 
-def _device(asked: Device | None) -> Device:
+def usable_device(asked: Device | None) -> Device:
+    """The device that was asked for; if none was, the GPU if there is one.
+
+    Raises:
+        DeviceError: it is not there.
+    """
     import torch
 
     if asked == "cuda" and not torch.cuda.is_available():

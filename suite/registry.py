@@ -1,7 +1,8 @@
 """Names -> plugins: built in, from entry points, or from a single file. Only what is asked for is imported.
 
 Built-in plugins are found by reading the source of `models/` and `tasks/` without importing it: every class there with
-a literal `name = "…"` is one. So names can be listed and checked without torch, and a new plugin is one new file.
+a literal `name = "…"` is one. So names can be listed and checked without torch, and a new plugin is one new file. The
+blocks and mixers of `models/blocks` and `models/mixers` are found in the same way; each pair is a model `block:mixer`.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from suite.plugin import Model, Task
 
 Kind = Literal["model", "task"]
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_+-]*")
 
 SHARED_SECTIONS = ("shell", "budget", "preset")
 """Sections of settings that belong to no plugin."""
+
+_HOME = Path(__file__).resolve().parent.parent
 
 _CONTRACTS: dict[Kind, type[Model] | type[Task]] = {"model": Model, "task": Task}
 
@@ -41,6 +44,7 @@ class Entry:
     load: Callable[[], Any]
     source_sha256: str | None = None
     """Digest of the file, for a plugin from a single file."""
+    is_built_in: bool = False
 
 
 class Registry:
@@ -56,12 +60,33 @@ class Registry:
         for kind in kinds:
             for entry in (*_built_in(kind), *_installed(kind)):
                 self._add(kind, entry)
+        self._adapters = []
+        for entry in _built_in("model", "adapters"):
+            self._add("model", entry)
+            self._adapters.append(entry.name)
         for path in plugin_files:
             for kind, entry in _from_file(path):
                 self._add(kind, entry)
+        self.blocks, self.mixers = _part_names("blocks"), _part_names("mixers")
+        """What stands before and behind the colon of a composition."""
+        self._compositions = {
+            name: Entry(name, "models.composition", _composition_loader(block, mixer))
+            for block in self.blocks
+            for mixer in self.mixers
+            for name in [f"{block}:{mixer}"]
+        }
 
     def model_names(self) -> list[str]:
-        return sorted(self._entries["model"])
+        """Models with a name of their own, without the compositions and the adapters."""
+        return sorted(set(self._entries["model"]) - set(self._adapters))
+
+    def composition_names(self) -> list[str]:
+        """`block:mixer` for every pair."""
+        return sorted(self._compositions)
+
+    def adapter_names(self) -> list[str]:
+        """Models that other packages ship; each says what to install where its package is missing."""
+        return sorted(self._adapters)
 
     def task_names(self) -> list[str]:
         return sorted(self._entries["task"])
@@ -69,6 +94,8 @@ class Registry:
     def entry(self, kind: Kind, name: str) -> Entry:
         """Raises UsageError for a name that nobody knows."""
         entries = self._entries[kind]
+        if kind == "model" and ":" in name:
+            return self._composition(name)
         if name not in entries:
             raise unknown(kind, name, entries)
         return entries[name]
@@ -80,6 +107,15 @@ class Registry:
     def task(self, name: str) -> type[Task]:
         """The task's class, imported now."""
         return cast("type[Task]", self._load("task", name))
+
+    def _composition(self, name: str) -> Entry:
+        if name in self._compositions:
+            return self._compositions[name]
+        block, _, mixer = name.partition(":")
+        where = f"in the composition '{name}'"
+        if block not in self.blocks:
+            raise unknown("block", block, self.blocks, where=where)
+        raise unknown("mixer", mixer, self.mixers, where=where)
 
     def _load(self, kind: Kind, name: str) -> Any:
         entry = self.entry(kind, name)
@@ -100,7 +136,7 @@ class Registry:
         if not _NAME.fullmatch(entry.name) or entry.name in SHARED_SECTIONS:
             raise PluginError(
                 f"The {kind} from {entry.origin} cannot be called '{entry.name}': a name has lower-case letters, "
-                f"digits, '_' and '-', and is none of {', '.join(SHARED_SECTIONS)}"
+                f"digits, '_', '-' and '+', and is none of {', '.join(SHARED_SECTIONS)}"
             )
         for other_kind, entries in self._entries.items():
             if other := entries.get(entry.name):
@@ -111,13 +147,23 @@ class Registry:
         self._entries[kind][entry.name] = entry
 
 
-def _built_in(kind: Kind) -> Iterator[Entry]:
-    package = f"{kind}s"
-    folder = Path(__file__).resolve().parent.parent / package
-    for path in sorted(folder.glob("*.py")):
+def _built_in(kind: Kind, folder: str | None = None) -> Iterator[Entry]:
+    """What `models/` or `tasks/` holds, or a folder of it."""
+    package = f"{kind}s.{folder}" if folder else f"{kind}s"
+    for path in sorted((_HOME / package.replace(".", "/")).glob("*.py")):
         for class_name, name in _named_classes(path):
             module = f"{package}.{path.stem}"
-            yield Entry(name, module, _attribute_loader(module, class_name))
+            yield Entry(name, module, _attribute_loader(module, class_name), is_built_in=True)
+
+
+def _part_names(package: str) -> list[str]:
+    """Names of the blocks or the mixers."""
+    folder = _HOME / "models" / package
+    return sorted(name for path in folder.glob("*.py") for _, name in _named_classes(path))
+
+
+def _composition_loader(block: str, mixer: str) -> Callable[[], Any]:
+    return lambda: importlib.import_module("models.composition").compose(block, mixer)
 
 
 def _named_classes(path: Path) -> Iterator[tuple[str, str]]:

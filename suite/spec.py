@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field
 
 from suite.errors import UsageError, unknown
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Raised when training, selection or measurement change so that older results are no longer comparable."""
 
 Device = Literal["cpu", "cuda"]

@@ -70,7 +70,7 @@ class Store:
 
     def write_spec(self, spec: RunSpec) -> None:
         """Raises StoreError if it cannot be written."""
-        self._write(self.folder / _SPEC_NAME, spec.model_dump(mode="json"))
+        write_checked(self.folder / _SPEC_NAME, spec.model_dump(mode="json"))
 
     def add(self, record: Record) -> None:
         """Stores an attempt for good: it is on disk when this returns.
@@ -78,7 +78,7 @@ class Store:
         Raises:
             StoreError: the disk is full or the folder cannot be written; nothing stored before is touched.
         """
-        self._write(self._records / f"{record.cell_id}-{record.attempt}.json", record.model_dump(mode="json"))
+        write_checked(self._records / f"{record.cell_id}-{record.attempt}.json", record.model_dump(mode="json"))
 
     def spec(self) -> RunSpec | None:
         """What was asked of this folder last, if it says so.
@@ -90,7 +90,7 @@ class Store:
         if not path.exists():
             return None
         try:
-            return RunSpec.model_validate_json(json.dumps(_read_checked(path)))
+            return RunSpec.model_validate_json(json.dumps(read_checked(path, repeated="nothing else")))
         except pydantic.ValidationError as error:
             raise StoreError(_other_version(path, error)) from None
 
@@ -107,29 +107,6 @@ class Store:
         records = [_read_record(path) for path in self._records.glob("*.json") if not path.name.startswith(".")]
         return sorted(records, key=lambda record: (record.started_at, record.attempt))
 
-    def _write(self, path: Path, value: Any) -> None:
-        body = canonical_json(value)
-        content = f'{{"sha256":"{_sha256(body)}","content":{body}}}\n'
-        temporary = path.with_name(_TEMPORARY_PREFIX + path.name)
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(path)
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise StoreError(
-                f"{path.name} could not be written to {path.parent}: {error.strerror}. What was stored before is safe; "
-                "make room or mend the folder, then run the same command again"
-            ) from error
-
     def _sweep(self) -> None:
         """Removes what a killed writer left half-written; only the holder of the lock may."""
         for folder in (self.folder, self._records):
@@ -137,8 +114,62 @@ class Store:
                 leftover.unlink(missing_ok=True)
 
 
+def write_checked(path: Path, value: Any) -> None:
+    """Writes a JSON value with its digest: on disk, whole, when this returns.
+
+    Raises:
+        StoreError: the disk is full or the folder cannot be written; what was at `path` before is untouched.
+    """
+    body = canonical_json(value)
+    content = f'{{"sha256":"{_sha256(body)}","content":{body}}}\n'
+    temporary = path.with_name(_TEMPORARY_PREFIX + path.name)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise StoreError(
+            f"{path.name} could not be written to {path.parent}: {error.strerror}. What was stored before is safe; "
+            "make room or mend the folder, then run the same command again"
+        ) from error
+
+
+def read_checked(path: Path, *, repeated: str = "all that it holds") -> Any:
+    """The value that `write_checked` wrote, if its digest agrees.
+
+    Args:
+        path: the file.
+        repeated: what would have to be measured again if it were deleted.
+
+    Raises:
+        StoreError: the file cannot be read or is damaged.
+    """
+    try:
+        envelope = json.loads(path.read_text(encoding="utf-8"))
+        intact = envelope["sha256"] == _sha256(canonical_json(envelope["content"]))
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError):
+        intact = False
+    if not intact:
+        raise StoreError(
+            f"{path} is damaged: its content does not match its digest. Delete it and run the same command again; "
+            f"{repeated} is repeated"
+        )
+    return envelope["content"]
+
+
 def _read_record(path: Path) -> Record:
-    content = _read_checked(path)
+    content = read_checked(path, repeated="only its one cell")
     if not isinstance(content, dict) or content.get("format") != FORMAT_VERSION:
         given = content.get("format") if isinstance(content, dict) else None
         raise StoreError(
@@ -149,24 +180,6 @@ def _read_record(path: Path) -> Record:
         return Record.model_validate_json(json.dumps(content))
     except pydantic.ValidationError as error:
         raise StoreError(_other_version(path, error)) from None
-
-
-def _read_checked(path: Path) -> Any:
-    """The content of a stored file, if its digest agrees."""
-    try:
-        envelope = json.loads(path.read_text(encoding="utf-8"))
-        intact = envelope["sha256"] == _sha256(canonical_json(envelope["content"]))
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError):
-        intact = False
-    if not intact:
-        repeated = "nothing else" if path.name == _SPEC_NAME else "only its one cell"
-        raise StoreError(
-            f"{path} is damaged: its content does not match its digest. Delete it and run the same command again; "
-            f"{repeated} is repeated"
-        )
-    return envelope["content"]
 
 
 def _other_version(path: Path, error: pydantic.ValidationError) -> str:

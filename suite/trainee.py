@@ -1,49 +1,124 @@
-"""A cell's model on its device, with the optimizer, the precision and the data that belong to it."""
+"""A model on its device, with the optimizer and the precision that belong to it, and for a cell the data."""
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from models.shell import Shell, parameter_groups
 from suite.errors import PluginError
 from suite.measure.memory import PeakMemory
-from suite.plugin import IGNORED, IntArray, Model, Split, Task, keyed_generator
+from suite.plugin import IntArray, Model, Split, Task, keyed_generator
 from suite.registry import Kind, Registry
-from suite.spec import Budget, Cell, Choice
+from suite.spec import Budget, Cell, Choice, Precision, ShellSettings
 
 _COST_LEARNING_RATE = 1e-3
 """What a cost cell trains with while it is timed; the time does not depend on it."""
 
 
-class Trainee:
-    """Everything that training and timing share."""
+class Learner:
+    """A model in the shared shell with its optimizer and its precision: what a step of training needs."""
 
-    def __init__(self, cell: Cell, registry: Registry) -> None:
-        self.cell = cell
-        self.budget = cell.budget or Budget()
-        self.device = torch.device(cell.device)
-        self.memory = PeakMemory(self.device)
+    def __init__(
+        self,
+        model: Model,
+        shell: ShellSettings,
+        vocab_size: int,
+        *,
+        device: torch.device,
+        precision: Precision,
+        budget: Budget,
+        learning_rate: float,
+        seed: int,
+    ) -> None:
+        self.budget = budget
+        self.device = device
+        self.memory = PeakMemory(device)
+        self._precision = precision
         # Recurrent layers and convolutions would otherwise run in TF32 where matrix products run in float32.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        model, self.task = parse_plugins(cell, registry)
-        torch.manual_seed(cell.seed or 0)
-        self.shell = Shell(cell.shell, self.task.vocab_size, model).to(self.device)
-        groups = parameter_groups(self.shell, cell.learning_rate or _COST_LEARNING_RATE, self.budget.weight_decay)
+        torch.manual_seed(seed)
+        self.shell = Shell(shell, vocab_size, model).to(device)
+        groups = parameter_groups(self.shell, learning_rate, budget.weight_decay)
         self._optimizer = torch.optim.AdamW(groups, fused=True)
-        # A group's own peak may be lower than the cell's learning rate; the schedule scales each from where it is.
+        # A group's own peak may be lower than the learning rate asked for; the schedule scales each from where it is.
         self._peak_rates: list[float] = [group["lr"] for group in groups]
         self.group_descriptions: list[dict[str, Any]] = [
             {"weight_decay": group["weight_decay"], "learning_rate": group["lr"], "names": list(group["names"])}
             for group in groups
         ]
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """(batch, length) to (batch, length, vocabulary), computed in the learner's precision."""
+        with self.autocast():
+            logits: Tensor = self.shell(inputs)
+        return logits.float()
+
+    def training_step(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """One optimizer step; gives the mean loss over the scored positions, in nats. Does not wait for the device."""
+        self._optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            loss = self.shell.loss(inputs, targets)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.shell.parameters(), self.budget.gradient_clip)
+        self._optimizer.step()
+        return loss.detach()
+
+    def captured_step(self, inputs: Tensor, targets: Tensor) -> Callable[[], None]:
+        """`training_step` on these very tensors, at today's learning rate, as a CUDA graph: one launch a step."""
+        for group in self._optimizer.param_groups:
+            group["capturable"] = True
+        # What is paid for once in a process cannot be captured, nor can work on the default stream.
+        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(stream):
+            self.training_step(inputs, targets)
+        torch.cuda.current_stream(self.device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.training_step(inputs, targets)
+        return graph.replay
+
+    def set_learning_rate(self, step: int) -> None:
+        """Warm-up, then the budget's schedule."""
+        budget = self.budget
+        factor = min(1.0, (step + 1) / budget.warmup_steps) if budget.warmup_steps else 1.0
+        if budget.schedule == "cosine":
+            done = max(0, step - budget.warmup_steps) / max(1, budget.steps - budget.warmup_steps)
+            factor *= 0.1 + 0.45 * (1 + math.cos(math.pi * done))
+        for group, peak in zip(self._optimizer.param_groups, self._peak_rates, strict=True):
+            group["lr"] = peak * factor
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision policy: float32 throughout, or bfloat16 autocast over float32 weights."""
+        if self._precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+
+class Trainee(Learner):
+    """A cell's learner and the data that it is trained and tested on."""
+
+    def __init__(self, cell: Cell, registry: Registry) -> None:
+        model, self.task = parse_plugins(cell, registry)
+        super().__init__(
+            model,
+            cell.shell,
+            self.task.vocab_size,
+            device=torch.device(cell.device),
+            precision=cell.precision,
+            budget=cell.budget or Budget(),
+            learning_rate=cell.learning_rate or _COST_LEARNING_RATE,
+            seed=cell.seed or 0,
+        )
+        self.cell = cell
         self._digest = hashlib.sha256()
 
     @property
@@ -59,40 +134,12 @@ class Trainee:
             self._digest.update(batch.sha256().encode())
         return self._on_device(batch.inputs), self._on_device(batch.targets)
 
-    def logits(self, inputs: Tensor) -> Tensor:
-        """(batch, length) to (batch, length, vocabulary), in the cell's precision."""
-        with self.autocast():
-            logits: Tensor = self.shell(inputs)
-        return logits.float()
-
-    def training_step(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """One optimizer step; gives the mean loss over the scored positions, in nats."""
-        self._optimizer.zero_grad(set_to_none=True)
-        logits = self.logits(inputs)
-        loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.shell.parameters(), self.budget.gradient_clip)
-        self._optimizer.step()
-        return loss.detach()
-
-    def set_learning_rate(self, step: int) -> None:
-        """Warm-up, then the budget's schedule."""
-        budget = self.budget
-        factor = min(1.0, (step + 1) / budget.warmup_steps) if budget.warmup_steps else 1.0
-        if budget.schedule == "cosine":
-            done = max(0, step - budget.warmup_steps) / max(1, budget.steps - budget.warmup_steps)
-            factor *= 0.1 + 0.45 * (1 + math.cos(math.pi * done))
-        for group, peak in zip(self._optimizer.param_groups, self._peak_rates, strict=True):
-            group["lr"] = peak * factor
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The cell's precision policy: float32 throughout, or bfloat16 autocast over float32 weights."""
-        if self.cell.precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext()
-
     def _on_device(self, array: IntArray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        if self.device.type == "cuda":
+            # From pageable memory the copy, and so the host, would wait for all that is queued on the device.
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
 
 def parse_plugins(cell: Cell, registry: Registry) -> tuple[Model, Task]:

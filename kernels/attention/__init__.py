@@ -1,18 +1,19 @@
 """Causal softmax attention, by the fastest implementation that takes the inputs, which is named on the receipt.
 
-    y_t = sum_{s <= t} softmax_s(<q_t, k_s> / sqrt(head_size)) v_s,   s > t - window if there is a window
+    y_t = sum_{s <= t} softmax_s(<q_t, k_s> / sqrt(head_size) - m (t - s)) v_s,   s > t - window if there is a window
 
 Vaswani et al. 2017 (arXiv:1706.03762); the fast implementations descend from Dao et al. 2022 (arXiv:2205.14135). Fewer
-key heads than query heads: each serves a group of query heads (Ainslie et al. 2023, arXiv:2305.13245).
-`reference.py` is the specification.
+key heads than query heads: each serves a group of query heads (Ainslie et al. 2023, arXiv:2305.13245). The slope m of a
+head is that of ALiBi (Press et al. 2021, arXiv:2108.12409), 0 if none are given. `reference.py` is the specification.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from kernels.arguments import expect_axes, expect_floating, expect_one_device, expect_shape
@@ -23,8 +24,10 @@ __all__ = ["OPERATION", "attention_step", "causal_attention"]
 OPERATION = Operation(
     "attention",
     {
-        "flash_attn": "kernels.attention.flash_attn_package",
+        "flash_attn_3": "kernels.attention.flash_attn_3",
+        "flash_attn_4": "kernels.attention.flash_attn_4",
         "cudnn": "kernels.attention.sdpa_cudnn",
+        "flash_attn": "kernels.attention.flash_attn_2",
         "flash": "kernels.attention.sdpa_flash",
         "efficient": "kernels.attention.sdpa_efficient",
         "math": "kernels.attention.sdpa_math",
@@ -39,6 +42,7 @@ def causal_attention(
     v: Float[Tensor, "batch length key_heads head_size"],
     *,
     window: int | None = None,
+    alibi_slopes: Float[Tensor, " heads"] | None = None,
     implementation: str = "auto",
 ) -> Float[Tensor, "batch length heads head_size"]:
     """Each position attends to itself and what came before; differentiable in q, k and v.
@@ -50,6 +54,7 @@ def causal_attention(
         k: keys; the number of key heads divides the number of heads.
         v: values.
         window: how many positions one sees, itself included; all earlier ones if not given.
+        alibi_slopes: what each head takes off a score per position of distance; constants, without a gradient.
         implementation: a name in `OPERATION.implementations`, or "auto".
 
     Returns:
@@ -63,25 +68,31 @@ def causal_attention(
     batch, length, _, head_size = q.shape
     _check(q, k, v, "k", "v", (batch, length), head_size)
     _check_window(window)
+    _check_slopes(alibi_slopes, q)
     q, k, v = _autocast(q), _autocast(k), _autocast(v)
-    return _attend(implementation, q, k, v, True, window)
+    return _attend(implementation, q, k, v, True, window, alibi_slopes)
 
 
 def attention_step(
     q: Float[Tensor, "batch heads head_size"],
     k_cache: Float[Tensor, "batch capacity key_heads head_size"],
     v_cache: Float[Tensor, "batch capacity key_heads head_size"],
-    length: int,
+    length: int | Int[Tensor, ""],
     *,
     window: int | None = None,
+    alibi_slopes: Float[Tensor, " heads"] | None = None,
     implementation: str = "auto",
 ) -> Float[Tensor, "batch heads head_size"]:
-    """The attended values for the newest of the first `length` positions in the caches, those that are filled.
+    """The attended values for the newest of `length` positions, the last of which lie in the caches.
+
+    The caches are rings: position p lies in slot p modulo the capacity, so that they hold all positions, or the last
+    `capacity` of them. A length on the device keeps the host out of it: the step reads the whole cache, what is not
+    filled must be finite, and it may stand in a CUDA graph.
 
     Raises:
-        ValueError: a shape, dtype or device disagrees with the others, the window is below 1, or the caches do not hold
-            `length` positions.
-        ImplementationUnavailable: as for `causal_attention`.
+        ValueError: a shape, dtype or device disagrees with the others, the window is below 1, or the length is a number
+            that the caches do not hold.
+        ImplementationUnavailable: as for `causal_attention`; a length on the device has the one implementation `torch`.
     """
     expect_axes("q", q, "batch heads head_size")
     batch, _, head_size = q.shape
@@ -89,14 +100,26 @@ def attention_step(
     capacity = k_cache.shape[1]
     _check(q, k_cache, v_cache, "k_cache", "v_cache", (batch, capacity), head_size)
     _check_window(window)
+    _check_slopes(alibi_slopes, q)
+    q, k_cache, v_cache = _autocast(q), _autocast(k_cache), _autocast(v_cache)
+    if isinstance(length, Tensor):
+        if implementation not in ("auto", "torch"):
+            raise ImplementationUnavailable(
+                f"a step whose length is on the device cannot run as {implementation!r}. Use 'auto', or pass a number"
+            )
+        return _step_in_ring(q, k_cache, v_cache, length, window, alibi_slopes)
     if not 1 <= length <= capacity:
         raise ValueError(f"length is {length}; it must be from 1 to the capacity of the caches, {capacity}")
+    if alibi_slopes is not None:
+        return _step_in_ring(q, k_cache, v_cache, torch.tensor(length, device=q.device), window, alibi_slopes)
     first = 0 if window is None else max(0, length - window)
-    q, k, v = _autocast(q.unsqueeze(1)), _autocast(k_cache[:, first:length]), _autocast(v_cache[:, first:length])
-    return _attend(implementation, q, k, v, False, None).squeeze(1)
+    k, v = k_cache[:, first:length], v_cache[:, first:length]
+    return _attend(implementation, q.unsqueeze(1), k, v, False, None, None).squeeze(1)
 
 
-def _attend(implementation: str, q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None) -> Tensor:
+def _attend(
+    implementation: str, q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None, slopes: Tensor | None
+) -> Tensor:
     # Unlike other operations, one that runs on the device may still refuse the dtype, the head size or the window.
     if implementation != "auto" and implementation not in OPERATION.implementations:
         OPERATION.choose(implementation, q.device)
@@ -104,13 +127,38 @@ def _attend(implementation: str, q: Tensor, k: Tensor, v: Tensor, is_causal: boo
     reasons = []
     for name in names:
         module = importlib.import_module(OPERATION.implementations[name])
-        reason = module.unavailable(q.device) or module.unsuited(q, k, v, is_causal, window)
+        reason = module.unavailable(q.device) or module.unsuited(q, k, v, is_causal, window, slopes)
         if reason is None:
             note(OPERATION.name, name)
-            y: Tensor = module.attention(q, k, v, is_causal, window)
+            y: Tensor = module.attention(q, k, v, is_causal, window, slopes)
             return y
         reasons.append(f"{name}: {reason}")
     raise ImplementationUnavailable(f"attention cannot run here as {implementation!r}. {'; '.join(reasons)}")
+
+
+def _step_in_ring(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, length: Tensor, window: int | None, slopes: Tensor | None
+) -> Tensor:
+    """One query against every slot, those masked that it does not see; no size depends on the length."""
+    note("attention_step", "torch")
+    batch, heads, head_size = q.shape
+    capacity, key_heads = k_cache.shape[1:3]
+    # X key heads of all sequences, G queries of a key head, S head size, C slots of the cache
+    q_XGS = q.reshape(batch * key_heads, -1, head_size)
+    k_XCS, v_XCS = (cache.transpose(1, 2).reshape(-1, capacity, head_size) for cache in (k_cache, v_cache))
+    slots_C = torch.arange(capacity, device=q.device)
+    if window is None and slopes is None:
+        bias_XGC = torch.zeros_like(slots_C, dtype=q.dtype).masked_fill(slots_C >= length, -math.inf)
+    else:
+        distance_C = (length - 1 - slots_C) % capacity
+        is_unseen_C = distance_C >= (length if window is None else length.clamp(max=window))
+        slopes_H1 = q.new_zeros(heads, 1) if slopes is None else slopes.to(q.dtype).unsqueeze(1)
+        bias_HC = (-slopes_H1 * distance_C).masked_fill(is_unseen_C, -math.inf)
+        bias_XGC = bias_HC.view(key_heads, -1, capacity).repeat(batch, 1, 1)
+    scores_XGC = torch.baddbmm(bias_XGC, q_XGS, k_XCS.transpose(1, 2), alpha=1 / math.sqrt(head_size))
+    precision = torch.promote_types(q.dtype, torch.float32)
+    weights_XGC = torch.softmax(scores_XGC, dim=-1, dtype=precision).to(q.dtype)
+    return torch.bmm(weights_XGC, v_XCS).view(batch, heads, head_size)
 
 
 def _autocast(tensor: Tensor) -> Tensor:
@@ -121,6 +169,13 @@ def _autocast(tensor: Tensor) -> Tensor:
 def _check_window(window: int | None) -> None:
     if window is not None and window < 1:
         raise ValueError(f"window is {window}; it must be at least 1, or None to see all earlier positions")
+
+
+def _check_slopes(slopes: Tensor | None, q: Tensor) -> None:
+    if slopes is not None:
+        expect_shape("alibi_slopes", slopes, "heads", (q.shape[-2],))
+        expect_floating("alibi_slopes", slopes)
+        expect_one_device(q=q, alibi_slopes=slopes)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, k_name: str, v_name: str, rows: tuple[int, int], head_size: int) -> None:

@@ -18,12 +18,12 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
-def unsuited(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None) -> str | None:
+def unsuited(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None, slopes: Tensor | None) -> str | None:
     """It takes everything."""
     return None
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None, slopes: Tensor | None) -> Tensor:
     """y (B, L, H, E) in q's dtype."""
     precision = torch.float64 if q.dtype == torch.float64 else torch.float32
     group = q.shape[2] // k.shape[2]
@@ -37,6 +37,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | No
         is_seen_LS = distance_LS >= 0
         if window is not None:
             is_seen_LS = is_seen_LS & (distance_LS < window)
+        if slopes is not None:
+            scores_BHLS = scores_BHLS - slopes.to(precision)[:, None, None] * distance_LS
         scores_BHLS = scores_BHLS.masked_fill(~is_seen_LS, -math.inf)
     y_BLHE = torch.einsum("bhls,bshe->blhe", torch.softmax(scores_BHLS, dim=-1), v_BSHE)
     return y_BLHE.to(q.dtype)

@@ -16,15 +16,15 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
-def unsuited(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None) -> str | None:
+def unsuited(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None, slopes: Tensor | None) -> str | None:
     """Why it does not take these inputs."""
     can_use = torch.backends.cuda.can_use_efficient_attention
-    return sdpa.unsuited(can_use, q, *_for_each_head(q, k, v), is_causal, window)
+    return sdpa.unsuited(can_use, q, *_for_each_head(q, k, v), is_causal, window, slopes)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None, slopes: Tensor | None) -> Tensor:
     """(batch, length, heads, head_size)."""
-    return sdpa.attention(SDPBackend.EFFICIENT_ATTENTION, q, *_for_each_head(q, k, v), is_causal, window)
+    return sdpa.attention(SDPBackend.EFFICIENT_ATTENTION, q, *_for_each_head(q, k, v), is_causal, window, slopes)
 
 
 def _for_each_head(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,14 +16,14 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
-def unsuited(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None) -> str | None:
+def unsuited(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None, slopes: Tensor | None) -> str | None:
     """Why it does not take these inputs."""
     # On a CPU it takes everything.
     if q.device.type == "cpu":
         return None
-    return sdpa.unsuited(torch.backends.cuda.can_use_flash_attention, q, k, v, is_causal, window)
+    return sdpa.unsuited(torch.backends.cuda.can_use_flash_attention, q, k, v, is_causal, window, slopes)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None, slopes: Tensor | None) -> Tensor:
     """(batch, length, heads, head_size)."""
-    return sdpa.attention(SDPBackend.FLASH_ATTENTION, q, k, v, is_causal, window)
+    return sdpa.attention(SDPBackend.FLASH_ATTENTION, q, k, v, is_causal, window, slopes)

@@ -14,11 +14,11 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
-def unsuited(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None) -> str | None:
+def unsuited(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None, slopes: Tensor | None) -> str | None:
     """It takes everything."""
     return None
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, window: int | None, slopes: Tensor | None) -> Tensor:
     """(batch, length, heads, head_size)."""
-    return sdpa.attention(SDPBackend.MATH, q, k, v, is_causal, window)
+    return sdpa.attention(SDPBackend.MATH, q, k, v, is_causal, window, slopes)

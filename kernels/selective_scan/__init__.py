@@ -24,6 +24,7 @@ OPERATION = Operation(
     "selective_scan",
     {
         "cuda": "kernels.selective_scan.cuda",
+        "triton": "kernels.selective_scan.triton_scan",
         "cpu": "kernels.selective_scan.cpu",
         "torch": "kernels.selective_scan.torch_scan",
         "reference": "kernels.selective_scan.reference",

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.utils._pytree import tree_leaves
 
 from models.shell import Shell, parameter_groups, state_bytes
 from suite.contracts.claim import claim, fail
@@ -26,6 +28,8 @@ ModelCheck = Callable[[Model], None]
 _SHELL = ShellSettings(width=32, num_layers=2)
 _VOCAB_SIZE = 16
 _LENGTH = 33
+_LONGER_LENGTHS = (65, 200)
+"""Beyond one and three chunks of 64, the size in which many models cut a sequence."""
 _FP32_TOLERANCE = 1e-4
 """Largest difference between logits that are equal but for rounding, relative to the largest logit."""
 _BF16_TOLERANCE = 0.1
@@ -73,37 +77,41 @@ def logits_have_a_row_for_every_token(model: Model) -> None:
 def logits_do_not_depend_on_later_tokens(model: Model) -> None:
     """The logits at a position depend on the tokens up to it, in value and in gradient."""
     shell = _build(model)
-    tokens = _tokens(2, _LENGTH)
     embedded: list[Tensor] = []
     shell.embedding.register_forward_hook(lambda _module, _inputs, output: embedded.append(output))
-    logits = shell(tokens)
-    for position in (0, 6, _LENGTH - 2):
-        changed = tokens.clone()
-        changed[:, position + 1 :] = (tokens[:, position + 1 :] + 1) % _VOCAB_SIZE
-        _expect_equal(
-            model,
-            f"With the tokens after position {position} changed, the logits up to it",
-            shell(changed)[:, : position + 1],
-            logits[:, : position + 1],
-        )
-        (gradient,) = torch.autograd.grad(logits[:, position].sum(), embedded[0], retain_graph=True)
-        if not gradient.isfinite().all():
-            fail(model, f"the gradient of the logits at position {position} is not finite", "a finite gradient")
-        later, largest = gradient[:, position + 1 :].abs().max(), gradient.abs().max()
-        if later > _FP32_TOLERANCE * largest:
-            fail(
+    for length in (_LENGTH, *_LONGER_LENGTHS):
+        embedded.clear()
+        tokens = _tokens(2, length)
+        logits = shell(tokens)
+        for position in (0, 6, length - 2):
+            changed = tokens.clone()
+            changed[:, position + 1 :] = (tokens[:, position + 1 :] + 1) % _VOCAB_SIZE
+            with torch.no_grad():
+                changed_logits = shell(changed)
+            _expect_equal(
                 model,
-                f"the gradient of the logits at position {position} reaches later tokens, with {later / largest:.1e} "
-                "of its largest entry",
-                "a gradient of zero there",
+                f"With the tokens after position {position} of {length} changed, the logits up to it",
+                changed_logits[:, : position + 1],
+                logits[:, : position + 1],
             )
+            (gradient,) = torch.autograd.grad(logits[:, position].sum(), embedded[0], retain_graph=True)
+            if not gradient.isfinite().all():
+                fail(model, f"the gradient of the logits at position {position} is not finite", "a finite gradient")
+            later, largest = gradient[:, position + 1 :].abs().max(), gradient.abs().max()
+            if later > _FP32_TOLERANCE * largest:
+                fail(
+                    model,
+                    f"the gradient of the logits at position {position} of {length} reaches later tokens, with "
+                    f"{later / largest:.1e} of its largest entry",
+                    "a gradient of zero there",
+                )
 
 
 @_claim
 def a_step_at_a_time_gives_the_logits_of_the_whole(model: Model) -> None:
     """Generation from an empty state, token by token, gives the logits of the parallel forward."""
     shell = _build(model)
-    for length, max_length in [(1, 1), (2, 2), (_LENGTH, _LENGTH), (64, 100)]:
+    for length, max_length in [(1, 1), (2, 2), (_LENGTH, _LENGTH), (65, 100)]:
         tokens = _tokens(2, length)
         with torch.no_grad():
             state, stepped = shell.initial_state(2, max_length), []
@@ -154,6 +162,20 @@ def every_row_of_a_batch_has_the_same_state_bytes(model: Model) -> None:
                     f"after {num_steps} steps the state has {one}, {two} and {three} bytes for 1, 2 and 3 rows",
                     "the same number of bytes for each row",
                 )
+
+
+@_claim
+def a_state_is_allocated_once(model: Model) -> None:
+    """Steps change neither shapes nor dtypes of a state, so that it has its room from the start."""
+    shell = _build(model)
+    with torch.no_grad():
+        state = shell.initial_state(2, _LENGTH)
+        layout = _layout(state)
+        for t, column in enumerate(_tokens(2, _LENGTH).unbind(1)):
+            _, state = shell.step(column, state)
+            for was, found in zip_longest(layout, _layout(state), fillvalue="nothing"):
+                if was != found:
+                    fail(model, f"step {t} turns {was} in the state into {found}", "the same shapes and dtypes")
 
 
 @_claim
@@ -273,6 +295,7 @@ MODEL_CHECKS: tuple[ModelCheck, ...] = (
     a_step_at_a_time_gives_the_logits_of_the_whole,
     the_state_is_all_that_a_sequence_remembers,
     every_row_of_a_batch_has_the_same_state_bytes,
+    a_state_is_allocated_once,
     rows_of_a_batch_do_not_meet,
     a_seed_decides_the_model_and_its_logits,
     every_parameter_receives_a_finite_gradient,
@@ -300,6 +323,11 @@ def _tokens(batch_size: int, length: int) -> Tensor:
 def _loss(shell: Shell, tokens: Tensor) -> Tensor:
     """Of predicting the token before each."""
     return cross_entropy(shell(tokens)[:, 1:].flatten(0, 1), tokens[:, :-1].flatten())
+
+
+def _layout(state: Any) -> list[str]:
+    """Shape and dtype of every tensor of a state, in order."""
+    return [f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in tree_leaves(state) if isinstance(tensor, Tensor)]
 
 
 def _expect_shape(model: Model, what: str, tensor: Any, shape: tuple[int, ...]) -> None:

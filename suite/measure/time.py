@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 
@@ -22,6 +23,20 @@ def call_seconds(call: Callable[[], object], device: torch.device) -> float:
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
+
+
+def consecutive_seconds(call: Callable[[], object], device: torch.device, num_calls: int) -> list[float]:
+    """Seconds from the end of one call to the end of the next, without a wait between them: the host may run ahead."""
+    if device.type == "cuda":
+        ends = [torch.cuda.Event(enable_timing=True) for _ in range(num_calls + 1)]  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize(device)
+        ends[0].record()
+        for end in ends[1:]:
+            call()
+            end.record()
+        torch.cuda.synchronize(device)
+        return [float(start.elapsed_time(end)) / 1e3 for start, end in pairwise(ends)]
+    return [call_seconds(call, device) for _ in range(num_calls)]
 
 
 def interleaved_seconds(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kernels import nvrtc
 from kernels.selective_scan import cuda, reference
@@ -100,11 +101,13 @@ def test_optional_inputs_can_be_left_out(without: tuple[str, ...], softplus: boo
     assert_like_the_specification(inputs, softplus)
 
 
-@pytest.mark.parametrize("segments", [1, 4, 8])
-@pytest.mark.parametrize("backward", [(4, 2, 3), (8, 1, 1)])
+@pytest.mark.parametrize("segments", [1, 2, 4, 8])
+@pytest.mark.parametrize("backward", [(4, 1, 1, 2, 3), (8, 1, 1, 1, 1), (4, 2, 2, 1, 3), (4, 1, 2, 2, 1)])
 def test_every_plan_computes_the_same(
-    segments: int, backward: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+    segments: int, backward: tuple[int, int, int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if backward[2] > 1 and torch.cuda.get_device_capability(DEVICE) < (9, 0):
+        pytest.skip("the GPU has no thread-block clusters")
     plan = cuda.Plan(segments, max(1, 4 // segments), 1, *backward)
     monkeypatch.setattr(cuda, "plan", lambda *_: plan)
     assert_like_the_specification(make(2, 301, 100, 16, torch.float32))
@@ -167,6 +170,28 @@ def test_torch_accepts_the_operator(without: tuple[str, ...]) -> None:
     )
 
 
+def test_a_compiled_function_computes_the_same() -> None:
+    inputs = make(2, 70, 20, 16, torch.float32)
+
+    class Compiled:
+        selective_scan = staticmethod(torch.compile(cuda.selective_scan, backend="aot_eager", fullgraph=True))
+
+    eager, compiled = run(cuda, inputs, True), run(Compiled, inputs, True)
+    for name, expected in eager.items():
+        torch.testing.assert_close(compiled[name], expected, rtol=0, atol=0, msg=name)
+
+
+def test_fake_tensors_show_what_a_call_returns() -> None:
+    inputs = make(2, 70, 20, 16, torch.bfloat16)
+    with FakeTensorMode() as mode:
+        fakes = {name: mode.from_tensor(x) for name, x in inputs.items()}
+        y, final = cuda.selective_scan(
+            *(fakes[name] for name in NAMES[:8]), True, fakes["initial_state"], fakes["sequence_starts"]
+        )
+    assert (y.shape, y.dtype) == ((2, 70, 20), torch.bfloat16)
+    assert (final.shape, final.dtype) == ((2, 20, 16), torch.float32)
+
+
 def test_a_cuda_graph_replays_on_new_inputs() -> None:
     inputs, others = make(2, 100, 24, 16, torch.float32), make(2, 101, 24, 16, torch.float32)
     arguments = [inputs[name] for name in NAMES[:8]]
@@ -195,6 +220,19 @@ def test_offsets_beyond_32_bits() -> None:
     assert bool((y[:, -1] == 1).all()) and bool((y[:, :-1] == 0).all())
     (du,) = torch.autograd.grad(y[:, -1].sum(), [u])
     assert bool((du[:, -1] == 1).all()) and float(du[0, -2, -1]) == pytest.approx(0.3679, rel=1e-2)
+
+
+def test_steps_that_lie_beyond_32_bits_apart() -> None:
+    if torch.cuda.mem_get_info()[0] < 10 * 2**30:
+        pytest.skip("needs 10 GiB of free GPU memory")
+    inputs = make(1, 3, 8, 16, torch.bfloat16)
+    plain = run(cuda, inputs, True)
+    stride = 2**31 + 8
+    apart = torch.empty(2 * stride + 8, device=DEVICE, dtype=torch.bfloat16).as_strided((1, 3, 8), (1, stride, 1))
+    apart.copy_(inputs["u"])
+    far = run(cuda, {**inputs, "u": apart}, True)
+    for name, expected in plain.items():
+        torch.testing.assert_close(far[name], expected, msg=name)
 
 
 def test_a_damaged_cache_entry_is_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.kernels.tolerances import TOLERANCES
+from kernels.tolerances import TOLERANCES
 
 
 def outputs_and_gradients(function: Callable[..., Any], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import sys
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -74,6 +77,96 @@ def test_steps_over_a_cache_equal_attention_over_the_sequence(implementation: st
         assert_close(f"y at {t}", y_t, y[:, t], torch.float32)
 
 
+SLOPES = torch.tensor([0.5, 0.25, 0.1, 0.003])
+
+
+@pytest.mark.parametrize("implementation", FAST)
+@pytest.mark.parametrize("length", [1, 2, 65, 200])
+@pytest.mark.parametrize("window", [None, 7, 64])
+def test_slopes_lower_the_scores_by_distance(implementation: str, length: int, window: int | None) -> None:
+    attention = partial(causal_attention, implementation=implementation, window=window, alibi_slopes=SLOPES)
+    specification = partial(reference, window=window, alibi_slopes=SLOPES)
+    assert_agrees(attention, specification, random_inputs(length, 4, 2), torch.float32)
+
+
+def test_slopes_reach_far_in_bfloat16() -> None:
+    """Positions beyond 256 are no bfloat16 numbers; distances count all the same."""
+    inputs = random_inputs(3000, dtype=torch.bfloat16)
+    slopes = torch.tensor([2.0**-power for power in (2, 4, 6, 8)])
+    found = causal_attention(**inputs, alibi_slopes=slopes)
+    expected = reference(**{name: tensor.float() for name, tensor in inputs.items()}, alibi_slopes=slopes)
+    assert_close("y", found, expected, torch.bfloat16)
+
+
+@pytest.mark.parametrize("window", [None, 3, 6])
+@pytest.mark.parametrize("slopes", [None, SLOPES])
+def test_a_length_on_the_device_gives_the_same_step(window: int | None, slopes: Tensor | None) -> None:
+    q, k, v = random_inputs(20, 4, 2).values()
+    y = reference(q, k, v, window=window, alibi_slopes=slopes)
+    k_cache, v_cache = (torch.cat([cache, torch.zeros_like(cache)], dim=1) for cache in (k, v))
+    for t in (0, 1, 10, 19):
+        length = torch.tensor(t + 1)
+        y_t = attention_step(q[:, t], k_cache, v_cache, length, window=window, alibi_slopes=slopes)
+        assert_close(f"y at {t}", y_t, y[:, t], torch.float32)
+        y_t = attention_step(q[:, t], k_cache, v_cache, t + 1, window=window, alibi_slopes=slopes)
+        assert_close(f"y at {t}", y_t, y[:, t], torch.float32)
+
+
+@pytest.mark.parametrize("slopes", [None, SLOPES])
+def test_a_ring_of_the_windows_size_holds_all_that_is_seen(slopes: Tensor | None) -> None:
+    window = 6
+    q, k, v = random_inputs(20, 4, 2).values()
+    y = reference(q, k, v, window=window, alibi_slopes=slopes)
+    k_ring, v_ring = (torch.zeros(2, window, 2, 16) for _ in range(2))
+    for t in range(20):
+        k_ring[:, t % window], v_ring[:, t % window] = k[:, t], v[:, t]
+        y_t = attention_step(q[:, t], k_ring, v_ring, torch.tensor(t + 1), window=window, alibi_slopes=slopes)
+        assert_close(f"y at {t}", y_t, y[:, t], torch.float32)
+
+
+def test_a_step_with_its_length_on_the_device_has_one_implementation() -> None:
+    q, k, v = random_inputs(6).values()
+    with receipt() as ran:
+        attention_step(q[:, 0], k, v, torch.tensor(3))
+    assert ran == {"attention_step": {"torch"}}
+    with pytest.raises(ImplementationUnavailable, match="length is on the device cannot run as 'flash'"):
+        attention_step(q[:, 0], k, v, torch.tensor(3), implementation="flash")
+
+
+@pytest.mark.parametrize(
+    ("implementation", "module", "unlimited"),
+    [
+        ("flash_attn", "flash_attn", -1),
+        ("flash_attn_3", "flash_attn_interface", -1),
+        ("flash_attn_4", "flash_attn.cute", None),
+    ],
+)
+@pytest.mark.parametrize("gives_sums", [False, True])
+def test_the_packages_of_flash_attention_are_called_as_they_ask(
+    monkeypatch: pytest.MonkeyPatch, implementation: str, module: str, unlimited: int | None, gives_sums: bool
+) -> None:
+    """Stand-ins for the packages, which run on a GPU only."""
+    calls: list[dict[str, Any]] = []
+
+    def flash_attn_func(q: Tensor, k: Tensor, v: Tensor, **arguments: Any) -> Any:
+        calls.append(arguments)
+        return (q, q.sum()) if gives_sums and implementation != "flash_attn" else q
+
+    for name in ("flash_attn", "flash_attn.cute", "flash_attn_interface"):
+        stand_in = ModuleType(name)
+        stand_in.flash_attn_func = flash_attn_func  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, name, stand_in)
+    implemented = importlib.import_module(OPERATION.implementations[implementation])
+    q, k, v = random_inputs(6, dtype=torch.bfloat16).values()
+    assert implemented.unsuited(q, k, v, True, None, None) is None
+    assert "float32" in implemented.unsuited(q.float(), k, v, True, None, None)
+    assert torch.equal(implemented.attention(q, k, v, True, None, None), q)
+    assert torch.equal(implemented.attention(q, k, v, True, 5, None), q)
+    assert [call["causal"] for call in calls] == [True, True]
+    assert [call["window_size"] for call in calls] == [(unlimited, unlimited), (4, 0)]
+    assert implemented.unavailable(torch.device("cpu")) == "it runs on a GPU only"
+
+
 class _FusedOperators(TorchDispatchMode):
     """Collects the fused attention operators that really run."""
 
@@ -127,6 +220,7 @@ def test_under_autocast_the_inputs_are_cast_before_the_choice() -> None:
         ({"k": torch.ones(2, 6, 4, 16, dtype=torch.int64)}, "k is torch.int64"),
         ({"k": torch.randn(2, 6, 4, 16, device="meta")}, "k is on meta and q on cpu"),
         ({"window": 0}, "window is 0; it must be at least 1"),
+        ({"alibi_slopes": torch.ones(3)}, r"alibi_slopes has shape \(3,\); it must be \(heads\) = \(4,\)"),
     ],
 )
 def test_a_bad_input_is_named_with_what_it_was_and_must_be(changes: dict[str, object], message: str) -> None:

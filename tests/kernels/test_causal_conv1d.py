@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kernels.causal_conv1d import OPERATION, causal_conv1d, causal_conv1d_step
-from kernels.dispatch import receipt
+from kernels.dispatch import ImplementationUnavailable, receipt
 from tests.kernels.comparison import assert_agrees, assert_close, outputs_and_gradients
 
 # B batch, L length, D channels, W width
@@ -142,6 +142,51 @@ def test_steps_one_by_one_equal_the_convolution(activation: str | None) -> None:
         y_t, state = causal_conv1d_step(state, x[:, t], inputs["weight"], inputs["bias"], activation)
         assert_close(f"y at {t}", y_t, y[:, t], torch.float32)
     assert torch.equal(state, final_state)
+
+
+def test_a_step_says_what_ran_and_refuses_a_kernel_that_cannot() -> None:
+    inputs = random_inputs(2, 1, 20, 4)
+    step = {"state": inputs["initial_state"], "x": inputs["x"][:, 0], "weight": inputs["weight"]}
+    with receipt() as ran:
+        causal_conv1d_step(**step)
+    assert ran == {"causal_conv1d_step": {"torch"}}
+    with pytest.raises(ImplementationUnavailable, match="it runs on a CUDA GPU only"):
+        causal_conv1d_step(**step, implementation="cuda")
+    double = {name: tensor.double() for name, tensor in step.items()}
+    with pytest.raises(ValueError, match="an input is float64, which 'cuda' does not take; use 'torch'"):
+        causal_conv1d_step(**double, implementation="cuda")
+
+
+def test_a_step_can_be_differentiated() -> None:
+    inputs = random_inputs(2, 1, 20, 4)
+    leaves = {name: tensor.requires_grad_() for name, tensor in inputs.items()}
+    y, state = causal_conv1d_step(leaves["initial_state"], leaves["x"][:, 0], leaves["weight"], leaves["bias"], "silu")
+    gradients = torch.autograd.grad(y.sum() + state.sum(), list(leaves.values()))
+    assert all(bool(gradient.abs().sum() > 0) for gradient in gradients)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": torch.randn(2, 1, 20)}, r"x has shape \(2, 1, 20\); it must be \(batch, channels\)"),
+        ({"state": torch.randn(2, 20, 4)}, r"state has shape .* = \(2, 20, 3\)"),
+        ({"weight": torch.randn(20, 4, device="meta")}, "weight is on meta and state on cpu"),
+        ({"activation": "gelu"}, "activation is 'gelu'; it must be 'silu' or None"),
+    ],
+)
+def test_a_bad_input_of_a_step_is_named(changes: dict[str, object], message: str) -> None:
+    step = {"state": torch.randn(2, 20, 3), "x": torch.randn(2, 20), "weight": torch.randn(20, 4)}
+    with pytest.raises(ValueError, match=message):
+        inspect.unwrap(causal_conv1d_step)(**step | changes)
+
+
+def test_the_final_state_is_a_tensor_of_its_own() -> None:
+    x = torch.randn(1, 10, 4)
+    for width in (2, 4):
+        _, state = causal_conv1d(x, torch.randn(4, width), return_final_state=True)
+        before = x.clone()
+        state.fill_(0)
+        assert torch.equal(x, before)
 
 
 def test_the_reference_is_differentiated_right() -> None:

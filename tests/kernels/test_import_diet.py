@@ -10,7 +10,7 @@ import pytest
 
 import kernels
 
-OPERATIONS = ["selective_scan", "causal_conv1d", "long_conv", "ssm_kernel", "attention"]
+OPERATIONS = ["selective_scan", "linear_scan", "causal_conv1d", "long_conv", "ssm_kernel", "attention"]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -10,16 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.mamba import Mamba
-from models.rnn import GRU, LSTM
-from models.s4 import S4D
+from models.presets import GRU, LSTM, S4, Mamba, Transformer
 from models.shell import Shell, parameter_groups, state_bytes
-from models.transformer import Transformer
 from suite.plugin import Model
 from suite.spec import ShellSettings
 
 VOCAB_SIZE = 16
-ALL_MODELS = [GRU, LSTM, Mamba, S4D, Transformer]
+ALL_MODELS = [GRU, LSTM, Mamba, S4, Transformer]
 
 
 def build(model: type[Model], *, width: int = 64, num_layers: int = 2) -> Shell:
@@ -37,7 +34,7 @@ def groups_of(shell: Shell, learning_rate: float = 3e-3) -> dict[str, dict[str, 
         # 2ED + 5E (taps, bias) + E(R + 2N) + RE + E (bias of Delta) + EN + E (skip) + ED, with E = 2D, R = 4, N = 16.
         (Mamba, 128 * (128 + 5 + 36 + 4 + 1 + 16 + 1 + 64)),
         # Delta, A and C as 32 pairs each, D, and two square maps with bias.
-        (S4D, 64 * (1 + 4 * 32 + 1) + 2 * 65 * 64),
+        (S4, 64 * (1 + 4 * 32 + 1) + 2 * 65 * 64),
         # 4 D^2 and three maps to and from 8/3 D, rounded up to 176.
         (Transformer, 4 * 64 * 64 + 3 * 64 * 176),
         (LSTM, 4 * 64 * (128 + 2) + 64 * 64),
@@ -74,23 +71,23 @@ def test_weight_decay_leaves_embedding_norms_and_biases_alone(model: type[Model]
 
 
 def test_weight_decay_leaves_the_recurrences_alone() -> None:
-    mamba, s4 = groups_of(build(Mamba)), groups_of(build(S4D))
-    assert mamba["branches.1.A_log"]["weight_decay"] == mamba["branches.1.D"]["weight_decay"] == 0.0
+    mamba, s4 = groups_of(build(Mamba)), groups_of(build(S4))
+    assert mamba["branches.1.mixer.A_log"]["weight_decay"] == mamba["branches.1.mixer.D"]["weight_decay"] == 0.0
     for name in ("log_delta", "A_real_log", "A_imag", "D"):
-        assert s4[f"branches.0.{name}"]["weight_decay"] == 0.0
+        assert s4[f"branches.0.mixer.{name}"]["weight_decay"] == 0.0
 
 
 def test_s4_learns_its_rates_and_step_sizes_slowly() -> None:
-    fast, slow = groups_of(build(S4D), 1e-2), groups_of(build(S4D), 1e-4)
+    fast, slow = groups_of(build(S4), 1e-2), groups_of(build(S4), 1e-4)
     for name in ("log_delta", "A_real_log", "A_imag"):
-        assert fast[f"branches.0.{name}"]["lr"] == 1e-3
-        assert slow[f"branches.0.{name}"]["lr"] == 1e-4
-    assert fast["branches.0.C"]["lr"] == fast["head.weight"]["lr"] == 1e-2
+        assert fast[f"branches.0.mixer.{name}"]["lr"] == 1e-3
+        assert slow[f"branches.0.mixer.{name}"]["lr"] == 1e-4
+    assert fast["branches.0.mixer.C"]["lr"] == fast["head.weight"]["lr"] == 1e-2
 
 
 def test_marks_survive_a_move() -> None:
-    shell = build(S4D).to(torch.float64)
-    assert groups_of(shell)["branches.0.A_imag"]["weight_decay"] == 0.0
+    shell = build(S4).to(torch.float64)
+    assert groups_of(shell)["branches.0.mixer.A_imag"]["weight_decay"] == 0.0
 
 
 @pytest.mark.parametrize("model", ALL_MODELS)
@@ -129,7 +126,7 @@ def test_branches_of_a_layer_follow_each_other() -> None:
     shell = build(TwoBranches)
     assert [branch.amount for branch in shell.branches] == [1.0, 2.0, 1.0, 2.0]
     streams: list[Tensor] = []
-    shell.final_norm.register_forward_hook(lambda _module, inputs, _output: streams.append(inputs[0]))
+    shell.final_norm.register_forward_hook(lambda _module, _inputs, output: streams.append(output[0]))
     tokens = torch.randint(VOCAB_SIZE, (2, 3))
     shell(tokens)
     assert torch.allclose(streams[0], shell.embedding(tokens) + 6.0)
@@ -151,7 +148,7 @@ def test_a_state_that_cannot_be_weighed_is_refused() -> None:
     [
         # Two layers each: 4-byte numbers in 3 past inputs and 16 states of 128 channels; 32 complex of 64 channels; ...
         (Mamba, 2 * 4 * 128 * (3 + 16)),
-        (S4D, 2 * 8 * 32 * 64),
+        (S4, 2 * 8 * 32 * 64),
         (GRU, 2 * 4 * 64),
         (LSTM, 2 * 2 * 4 * 64),
         # ... keys and values of 100 tokens, and a counter for all sequences.

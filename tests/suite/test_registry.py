@@ -32,6 +32,7 @@ def test_listing_names_imports_neither_torch_nor_a_plugin() -> None:
 import sys
 from suite.registry import Registry
 assert "mamba" in Registry().model_names()
+assert "h3:s4d" in Registry().composition_names()
 print([name for name in sys.modules if name.split(".")[0] in {"torch", "models", "tasks", "pandas", "numba"}])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True, check=True)
@@ -41,6 +42,27 @@ print([name for name in sys.modules if name.split(".")[0] in {"torch", "models",
 def test_a_name_that_nobody_knows_gets_the_nearest_one() -> None:
     with pytest.raises(UsageError, match=r"No model is called 'mamab'\. Did you mean 'mamba'\? Known: .*gru"):
         Registry().model("mamab")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("h3:s4", r"No mixer is called 's4' in the composition 'h3:s4'\. Did you mean 's4d'\? Known: attention, "),
+        ("mambo:s6", r"No block is called 'mambo' in the composition 'mambo:s6'\. Did you mean 'mamba'\? Known: h3, "),
+        ("h3:", "No mixer is called ''"),
+        (":s6", "No block is called ''"),
+        ("h3:s6:s6", "No mixer is called 's6:s6'"),
+    ],
+)
+def test_a_composition_of_parts_that_nobody_knows_gets_the_nearest_ones(name: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Registry().model(name)
+
+
+def test_no_plugin_can_take_the_name_of_a_composition(tmp_path: Path) -> None:
+    content = "from suite import Model\nclass Mine(Model):\n    name = 'h3:s6'"
+    with pytest.raises(PluginError, match="cannot be called 'h3:s6'"):
+        Registry([_file(tmp_path, content)])
 
 
 def test_a_single_file_brings_its_models_and_tasks() -> None:
@@ -82,7 +104,10 @@ def test_a_plugin_that_does_not_work_is_one_clear_error(tmp_path: Path, content:
         ("from suite import Model\nclass Mine(Model):\n    name = 'mine'", "lacks branches"),
         ("from suite import Task\nclass Mine(Task):\n    name = 'My Task'", "cannot be called 'My Task'"),
         ("from suite import Task\nclass Mine(Task):\n    name = 'budget'", "cannot be called 'budget'"),
-        ("from suite import Task\nclass Mine(Task):\n    name = 'gru'", "the model from models.rnn and the task from"),
+        (
+            "from suite import Task\nclass Mine(Task):\n    name = 'gru'",
+            "the model from models.presets and the task from",
+        ),
     ],
 )
 def test_a_plugin_that_is_incomplete_or_misnamed_says_what_it_lacks(tmp_path: Path, content: str, said: str) -> None:

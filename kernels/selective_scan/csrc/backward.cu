@@ -3,20 +3,28 @@
 //   with dy_t the gradient at y_t before the gate, g_t at h_t and r_t = exp(delta_t A) g_t what reaches h_{t-1}:
 //     g_t = C_t dy_t + r_{t+1}
 //     dC_t = sum over channels of dy_t h_t              dB_t = sum over channels of delta_t u_t g_t
-//     d(delta_t u_t) = <B_t, g_t>                       d(delta_t) = <A, r_t h_{t-1}>     dA = sum_t delta_t r_t h_{t-1}
+//     d(delta_t u_t) = <B_t, g_t>                       d(delta_t) = <A, r_t h_{t-1}>
+//     dA = sum over steps of delta_t r_t h_{t-1}
 //
-// Mapping: lane = 8 quarter + channel (tile.cuh). SEGMENTS warps share 8 channels and each takes 8 consecutive steps, so
-// a block holds SEGMENTS x 8 steps (a chunk) and walks the chunks from the last to the first. In a chunk every warp scans
-// its steps from zero in both directions, tells the others its decay and both its ends, takes its true start and end
-// state from theirs and the chunk's checkpoint, and walks the steps again: forward for h, backward for everything else,
-// decays and states in registers. Before it moves on to the next chunk, a block does this for channel_groups x 8
-// channels. Long sequences come in pieces, the last first, so that what is not yet added up stays small.
+// Mapping: lane = 8 quarter + channel (tile.cuh). SEGMENTS warps, a team, share 8 channels and each takes 8 consecutive
+// steps, so a team holds SEGMENTS x 8 steps (a chunk). In a chunk every warp scans its steps from zero in both
+// directions, tells the others its decay and both its ends, takes its true start and end state from theirs and the
+// chunk's checkpoint, and walks the steps again: forward for h, backward for everything else, decays and states in
+// registers. Before it moves on to another chunk, a team does this for channel_groups x 8 channels.
+//
+// TEAMS x CLUSTER teams, of the blocks of a cluster, take turns at the chunks, from the last to the first: one where
+// there are channels enough. Only r goes from chunk to chunk, and a team hands it to the next as soon as its warps have
+// told each other their ends, long before it has walked the steps: so the teams drift apart and fill each other's waits.
+//
+// Long sequences come in pieces, the last first, so that what is not yet added up stays small.
 //
 // The sums over channels are matrix products. A lane's states are rows, the lanes' channels the inner axis, and the
 // right factor has one column a step: delta u (for dB) or dy (for dC) in the step's column, 0 in the others, so that
 // one accumulator gathers several steps, and over all channel groups, in registers. Lanes 0-3 and 4-7 hold different
 // channels of the same states: of the 8 columns four are for the former and four for the latter.
-// The sums over states go through shared memory. No atomics: every result has one writer.
+// The sums over states go through shuffles. No atomics: every result has one writer.
+//
+// The host defines, beyond what tile.cuh names: TEAMS, CLUSTER.
 //
 // Floor: (N + 5) exponentials, logarithms and reciprocals and about 15 N floating-point instructions for every (batch,
 // step, channel). Device memory: u, delta, z, dout and their gradients once each, the checkpoints, and
@@ -31,7 +39,7 @@ struct BackwardArguments {
   const unsigned char* starts;
   long long starts_batch, starts_time;
   float *dA, *dD, *dbias, *dinitial;  // (batch, channels, ...)
-  float* dBC;                         // (blocks of a batch, batch, steps of the piece, 2, PADDED_STATES)
+  float* dBC;                         // (clusters of a batch, batch, steps of the piece, 2, PADDED_STATES)
   long long batch, length, channels, state, channel_groups;
   // The chunks of this piece of the sequence. A later piece has left its dinitial in dfinal, and sums to add to.
   long long first_chunk, end_chunk, adds_to_sums;
@@ -40,74 +48,114 @@ struct BackwardArguments {
 constexpr int PAIRS = (STATES + 1) / 2;  // of a lane's states: the two rows it has in a matrix product
 constexpr int STEP_SETS = STEPS / 4;     // one accumulator gathers four steps
 constexpr int CHUNK = SEGMENTS * STEPS;
+constexpr int WARPS = TEAMS * SEGMENTS;  // of a block
+constexpr int ALL_TEAMS = CLUSTER * TEAMS;
+static_assert(TEAMS == 1 || CLUSTER > 1, "teams send to each other within a cluster");
 constexpr float UNTRUNCATE = SPLIT_OPERANDS ? 1.f : (1.f + MEAN_TRUNCATION) * (1.f + MEAN_TRUNCATION);
 
-// Sums over states meet in shared memory: each quarter leaves its part of 8 steps per channel, the items' owners add
-// the four. Rows of 12 floats keep both accesses free of bank conflicts.
-constexpr int PART_ROW = 12;
-constexpr int PART_SIZE = 4 * CHANNELS * PART_ROW;
-
-__device__ __forceinline__ Float2 sum_parts(const float* parts, int step, int pair) {
-  Float2 sum = {0.f, 0.f};
+// A sum over states: the quarters have parts of it for the eight steps of their channel, and every lane takes the sums
+// of its two items. Twice lanes swap steps of the same channel, then channels of the same steps.
+__device__ __forceinline__ Float2 sum_over_states(const float (&parts)[STEPS], int lane) {
+  float four[4], two[2];
 #pragma unroll
-  for (int q = 0; q < 4; ++q) {
-    const float* row = parts + (q * CHANNELS + 2 * pair) * PART_ROW + step;
-    sum.x += row[0];
-    sum.y += row[PART_ROW];
+  for (int i = 0; i < 4; ++i) {
+    const float kept = lane & 16 ? parts[4 + i] : parts[i], sent = lane & 16 ? parts[i] : parts[4 + i];
+    four[i] = kept + __shfl_xor_sync(~0u, sent, 16);
   }
-  return sum;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float kept = lane & 8 ? four[2 + i] : four[i], sent = lane & 8 ? four[i] : four[2 + i];
+    two[i] = kept + __shfl_xor_sync(~0u, sent, 8);
+  }
+  const float neighbours = __shfl_xor_sync(~0u, lane & 1 ? two[0] : two[1], 1);
+  return lane & 1 ? Float2{neighbours, two[1]} : Float2{two[0], neighbours};
 }
 
 struct WarpMemory {
   float delta[CHANNELS * ROW], inflow[CHANNELS * ROW], dy[CHANNELS * ROW], u[CHANNELS * ROW];
   float B[STEPS * PADDED_STATES], C[STEPS * PADDED_STATES];
   float cut[STEPS];
-  float parts[3][PART_SIZE];
 };
 
 struct SkipAndBias {
   Float2 skip, bias;
 };
 
-struct BlockMemory {
+// Of 8 channels and a group of their states.
+struct alignas(16) SlotMemory {
+  States rates[32];
+  States carry[2][TEAMS][32];  // r on its way from chunk to chunk
+  States dA[WARPS][32];
+  PhaseBarrier arrived[TEAMS];  // the carry
+};
+
+// Of 8 channels.
+struct GroupMemory {
+  SkipAndBias skip_and_bias[CHANNELS / 2];
+  Float2 sums[WARPS][32];  // for dD and dbias
+};
+
+struct TeamMemory {
   States decay[2][SEGMENTS][32], end[2][SEGMENTS][32], begin[2][SEGMENTS][32];
 };
 
-// sums += rows x column, where rows are this lane's states.
-__device__ __forceinline__ void gather(float (&sums)[PAIRS][4], const States& rows, float column) {
+// sums += rows x column for each of two steps; the rows are this lane's states.
+__device__ __forceinline__ void gather(float (&sums)[PAIRS][4], const States& rows, const States& rows_after,
+                                       float column, float column_after) {
 #pragma unroll
   for (int pair = 0; pair < PAIRS; ++pair) {
-    const float first = rows.of[2 * pair], second = 2 * pair + 1 < STATES ? rows.of[2 * pair + 1] : 0.f;
+    const bool has_second = 2 * pair + 1 < STATES;
+    const float a00 = rows.of[2 * pair], a10 = has_second ? rows.of[2 * pair + 1] : 0.f;
+    const float a01 = rows_after.of[2 * pair], a11 = has_second ? rows_after.of[2 * pair + 1] : 0.f;
 #if SPLIT_OPERANDS
-    const float column_high = high_part(column), first_high = high_part(first), second_high = high_part(second);
-    multiply_add(sums[pair], first - first_high, second - second_high, column_high);
-    multiply_add(sums[pair], first_high, second_high, column - column_high);
-    multiply_add(sums[pair], first_high, second_high, column_high);
+    const float high00 = high_part(a00), high10 = high_part(a10), high01 = high_part(a01), high11 = high_part(a11);
+    const float high = high_part(column), high_after = high_part(column_after);
+    multiply_add(sums[pair], a00 - high00, a10 - high10, a01 - high01, a11 - high11, high, high_after);
+    multiply_add(sums[pair], high00, high10, high01, high11, column - high, column_after - high_after);
+    multiply_add(sums[pair], high00, high10, high01, high11, high, high_after);
 #else
-    multiply_add(sums[pair], first, second, column);
+    multiply_add(sums[pair], a00, a10, a01, a11, column, column_after);
 #endif
   }
 }
 
-extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward(const __grid_constant__ BackwardArguments x) {
+// The same place in the shared memory of a block of the cluster.
+template <typename T>
+__device__ __forceinline__ const T* in_block(const T* here, int rank) {
+  return CLUSTER > 1 ? reinterpret_cast<const T*>(in_block_of_cluster(here, rank)) : here;
+}
+
+__device__ __forceinline__ void synchronize_blocks() {
+  if (CLUSTER > 1) {
+    synchronize_cluster();
+  } else {
+    __syncthreads();
+  }
+}
+
+extern "C" __global__ void
+#if CLUSTER > 1
+    __cluster_dims__(CLUSTER, 1, 1)
+#endif
+    __launch_bounds__(32 * WARPS, MIN_BLOCKS) backward(const __grid_constant__ BackwardArguments x) {
   extern __shared__ __align__(16) char memory[];
-  const int lane = threadIdx.x & 31, segment = threadIdx.x >> 5;
-  const int c = lane & 7, quarter = lane >> 3, step = lane >> 2, pair = lane & 3;
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, team = warp / SEGMENTS, segment = warp % SEGMENTS;
+  const int c = lane & 7, quarter = lane >> 3;                       // of the states
+  const int step = 2 * (lane >> 3) + (lane & 1), pair = lane >> 1 & 3;  // of the items
+  const int rank = blockIdx.x % CLUSTER, turn = rank * TEAMS + team;   // of the team among all
+  const int next_turn = (turn + 1) % ALL_TEAMS, next_team = next_turn % TEAMS, next_rank = next_turn / TEAMS;
   const int channel_groups = (int)x.channel_groups, state = (int)x.state, length = (int)x.length;
 
-  // Shared memory: warps, exchange, then per channel group: rates, D and bias, the adjoint state carried from chunk to
-  // chunk, and each warp's running dA, dD and dbias.
-  WarpMemory& mine = reinterpret_cast<WarpMemory*>(memory)[segment];
-  BlockMemory& block = *reinterpret_cast<BlockMemory*>(memory + SEGMENTS * sizeof(WarpMemory));
+  // Shared memory: of the warps, the teams, the states of each channel group, the channel groups.
+  WarpMemory& mine = reinterpret_cast<WarpMemory*>(memory)[warp];
+  TeamMemory& exchange = reinterpret_cast<TeamMemory*>(memory + WARPS * sizeof(WarpMemory))[team];
   const int slots = channel_groups * GROUPS;
-  States* rates_of = reinterpret_cast<States*>(memory + SEGMENTS * sizeof(WarpMemory) + sizeof(BlockMemory));  // [slots][32]
-  States* carry = rates_of + slots * 32;                                            // [2][slots][32]
-  States* dA_sums = carry + 2 * slots * 32;                                         // [SEGMENTS][slots][32]
-  SkipAndBias* skip_and_bias = reinterpret_cast<SkipAndBias*>(dA_sums + SEGMENTS * slots * 32);  // [channel_groups][4]
-  Float2* item_sums = reinterpret_cast<Float2*>(skip_and_bias + channel_groups * 4);   // [SEGMENTS][channel_groups][32]
+  SlotMemory* slot_memory =
+      reinterpret_cast<SlotMemory*>(memory + WARPS * sizeof(WarpMemory) + TEAMS * sizeof(TeamMemory));
+  GroupMemory* group_memory = reinterpret_cast<GroupMemory*>(slot_memory + slots);
 
   const int blocks_per_batch = (int)((x.channels + CHANNELS * channel_groups - 1) / (CHANNELS * channel_groups));
-  const long long b = blockIdx.x / blocks_per_batch, part_of_batch = blockIdx.x % blocks_per_batch;
+  const long long b = blockIdx.x / CLUSTER / blocks_per_batch, part_of_batch = blockIdx.x / CLUSTER % blocks_per_batch;
   const long long block_channel = part_of_batch * CHANNELS * channel_groups;
   const int block_channels = (int)min(x.channels - block_channel, (long long)CHANNELS * channel_groups);
   const int num_chunks = (length + CHUNK - 1) / CHUNK;
@@ -119,34 +167,45 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
     return min(max(block_channels - channel_group * CHANNELS - 2 * pair, 0), 2);
   };
 
-  for (int slot = segment; slot < slots; slot += SEGMENTS) {
+  for (int slot = warp; slot < slots; slot += WARPS) {
     const long long channel = block_channel + slot / GROUPS * CHANNELS + c;
     const int first = slot % GROUPS * GROUP_STATES + quarter * STATES;
-    rates_of[slot * 32 + lane] = load_rates(x.A, channel, x.channels, first, state);
-    carry[(((end_chunk - 1) & 1) * slots + slot) * 32 + lane] =
-        load_states(x.dfinal, b * x.channels + channel, channel < x.channels, first, state);
+    slot_memory[slot].rates[lane] = load_rates(x.A, channel, x.channels, first, state);
+    if (rank == 0) {
+      slot_memory[slot].carry[0][0][lane] =
+          load_states(x.dfinal, b * x.channels + channel, channel < x.channels, first, state);
+    }
+    if (ALL_TEAMS > 1 && lane == 0) {
+      for (int team = 0; team < TEAMS; ++team) {
+        PhaseBarrier& arrived = slot_memory[slot].arrived[team];
+        start(arrived);
+        // The last chunk's carry is there from the start.
+        arrive_expecting(arrived, rank + team > 0 ? sizeof(States) * 32 : 0);
+      }
+    }
   }
-  for (int slot = 0; slot < slots; ++slot) dA_sums[(segment * slots + slot) * 32 + lane] = States{};
+  for (int slot = 0; slot < slots; ++slot) slot_memory[slot].dA[warp][lane] = States{};
   for (int group = 0; group < channel_groups; ++group) {
-    item_sums[(segment * channel_groups + group) * 32 + lane] = {0.f, 0.f};
+    group_memory[group].sums[warp][lane] = {0.f, 0.f};
     const long long channel = block_channel + group * CHANNELS + 2 * lane;
-    if (segment == 0 && lane < 4) {
+    if (warp == 0 && lane < 4) {
       const bool first = channel < x.channels, second = channel + 1 < x.channels;
-      skip_and_bias[group * 4 + lane] = {
+      group_memory[group].skip_and_bias[lane] = {
           {HAS_D && first ? x.D[channel] : 0.f, HAS_D && second ? x.D[channel + 1] : 0.f},
           {HAS_BIAS && first ? x.bias[channel] : 0.f, HAS_BIAS && second ? x.bias[channel + 1] : 0.f}};
     }
   }
 
   const long long item_channel = block_channel + 2 * pair;
-  int t = (end_chunk - 1) * CHUNK + segment * STEPS + step;  // of the lane's items
+  const int last_chunk = end_chunk - 1 - turn;  // of this team
+  int t = last_chunk * CHUNK + segment * STEPS + step;  // of the lane's items
   const char *u_at, *delta_at, *z_at, *dout_at;
   Raw<U_T, 2> u_raw, dout_raw;
   Raw<DELTA_T, 2> delta_raw;
   Raw<Z_T, 2> z_raw;
   // What does not exist is read from the nearest that does, and not used.
   const auto aim_at_chunk = [&](int t) {
-    const int from_t = min(t, length - 1);
+    const int from_t = min(max(t, 0), length - 1);
     const long long from_channel = items_of(0) ? item_channel : block_channel;
     u_at = at<U_T>(x.u, b, from_t, from_channel);
     delta_at = at<DELTA_T>(x.delta, b, from_t, from_channel);
@@ -172,18 +231,51 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
   };
   aim_at_chunk(t);
   load_items(0);
+  // Of the chunk ahead. B and C of more than one group are read where they are wanted.
+  Raw<B_T, STATES> B_raw;
+  Raw<C_T, STATES> C_raw;
+  const char* B_at = at<B_T>(x.B, b, min(max(t, 0), length - 1), pair * STATES);
+  const char* C_at = at<C_T>(x.C, b, min(max(t, 0), length - 1), pair * STATES);
+  const auto load_BC = [&] {
+    B_raw = load_quarter<B_T>(B_at, x.B.last, state - pair * STATES);
+    C_raw = load_quarter<C_T>(C_at, x.C.last, state - pair * STATES);
+  };
   States next_start{};
-  if (GROUPS == 1) next_start = load_start(end_chunk - 1, 0, 0);
-  __syncthreads();
+  if (GROUPS == 1) {
+    load_BC();
+    if (last_chunk >= first_chunk) next_start = load_start(last_chunk, 0, 0);
+  }
+  // Where this lane's part of dB or dC goes (store_sums).
+  const long long sums_step = (part_of_batch * x.batch + b) * piece_length + (t - step) + (lane & 3) - piece_t0;
+  float* sums_at = x.dBC + sums_step * 2 * PADDED_STATES + ((lane & 4) * GROUPS + quarter) * STATES;
+  long long out = (b * length + t) * x.channels + item_channel;  // of the items, in their gradients
+  int groups_ahead = 0;  // of this lane's addresses, since the chunk's first group
+  synchronize_blocks();
 
-  int round = 0;
+  int round = 0, visit = 0;  // tiles and chunks of this team so far
 #pragma unroll 1
-  for (int chunk = end_chunk - 1; chunk >= first_chunk; --chunk, t -= CHUNK) {
+  for (int chunk = last_chunk; chunk >= first_chunk; chunk -= ALL_TEAMS, t -= ALL_TEAMS * CHUNK, ++visit) {
     const int t0 = t - step;
     const bool inside = t < length;
+    if (GROUPS == 1) {
+      const int place = step * PADDED_STATES + pair * STATES;
+      *reinterpret_cast<States*>(mine.B + place) = values(B_raw);
+      *reinterpret_cast<States*>(mine.C + place) = values(C_raw);
+      if (chunk - ALL_TEAMS >= first_chunk) {
+        // The last chunk was aimed at within the sequence.
+        if (chunk == last_chunk) {
+          B_at = at<B_T>(x.B, b, t - ALL_TEAMS * CHUNK, pair * STATES);
+          C_at = at<C_T>(x.C, b, t - ALL_TEAMS * CHUNK, pair * STATES);
+        } else {
+          B_at -= ALL_TEAMS * CHUNK * x.B.step;
+          C_at -= ALL_TEAMS * CHUNK * x.C.step;
+        }
+        load_BC();
+      }
+    }
     const int from_t = min(t, length - 1);
 #pragma unroll
-    for (int group = 0; group < GROUPS; ++group) {
+    for (int group = 0; GROUPS > 1 && group < GROUPS; ++group) {
       const int first = group * GROUP_STATES + pair * STATES, place = step * PADDED_STATES + first;
       *reinterpret_cast<States*>(mine.B + place) =
           values(load_quarter<B_T>(at<B_T>(x.B, b, from_t, first), x.B.last, state - first));
@@ -191,7 +283,6 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
           values(load_quarter<C_T>(at<C_T>(x.C, b, from_t, first), x.C.last, state - first));
     }
     if (HAS_STARTS) stage_starts(mine.cut, x.starts, x.starts_batch, x.starts_time, b, t0, length, lane);
-    long long out = (b * length + t) * x.channels + item_channel;  // of the items, in their gradients
     float dB[STEP_SETS][PAIRS][4], dC[STEP_SETS][PAIRS][4];
     const auto clear_sums = [&] {
 #pragma unroll
@@ -211,8 +302,7 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
           const float kept = keeps_dC ? c_sums[i + 1] : b_sums[i], sent = keeps_dC ? b_sums[i + 1] : c_sums[i];
           sums.of[k] = UNTRUNCATE * (kept + __shfl_xor_sync(~0u, sent, 4));
         }
-        States* to = reinterpret_cast<States*>(
-            x.dBC + ((part_of_batch * x.batch + b) * piece_length + t - piece_t0) * 2 * PADDED_STATES) + keeps_dC * GROUPS * 4 + group * 4 + quarter;
+        States* to = reinterpret_cast<States*>(sums_at + set * 4 * 2 * PADDED_STATES) + group * 4;
         if (t < length) {
           if (add) {
             const States before = *to;
@@ -227,7 +317,8 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
 
 #pragma unroll 1
     for (int channel_group = 0; channel_group < channel_groups; ++channel_group) {
-      const Float2 bias_pair = skip_and_bias[channel_group * 4 + pair].bias;
+      GroupMemory& of_channels = group_memory[channel_group];
+      const Float2 bias_pair = of_channels.skip_and_bias[pair].bias;
       const float bias[2] = {bias_pair.x, bias_pair.y};
       const int num_items = inside ? items_of(channel_group) : 0;
       float slope[2], gate_slope[2];
@@ -250,17 +341,28 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
         mine.dy[place] = exists ? dy : 0.f;
         mine.u[place] = exists ? u : 0.f;
       }
-      const bool is_last_group = channel_group + 1 == channel_groups, is_last_tile = is_last_group && chunk == first_chunk;
-      const int next_chunk = is_last_group ? chunk - 1 : chunk, next_channel_group = is_last_group ? 0 : channel_group + 1;
+      const bool is_last_group = channel_group + 1 == channel_groups;
+      const bool is_last_tile = is_last_group && chunk - ALL_TEAMS < first_chunk;
+      const int next_chunk = is_last_group ? chunk - ALL_TEAMS : chunk;
+      const int next_channel_group = is_last_group ? 0 : channel_group + 1;
       if (!is_last_group) {
         if (items_of(next_channel_group)) {
           u_at += x.u.across;
           delta_at += x.delta.across;
           dout_at += x.dout.across;
           z_at += x.z.across;
+          ++groups_ahead;
         }
       } else if (!is_last_tile) {
-        aim_at_chunk(t - CHUNK);
+        if (chunk == last_chunk) {
+          aim_at_chunk(t - ALL_TEAMS * CHUNK);
+        } else {
+          u_at -= ALL_TEAMS * CHUNK * x.u.step + groups_ahead * x.u.across;
+          delta_at -= ALL_TEAMS * CHUNK * x.delta.step + groups_ahead * x.delta.across;
+          dout_at -= ALL_TEAMS * CHUNK * x.dout.step + groups_ahead * x.dout.across;
+          z_at -= ALL_TEAMS * CHUNK * x.z.step + groups_ahead * x.z.across;
+        }
+        groups_ahead = 0;
       }
       if (!is_last_tile) load_items(next_channel_group);
       __syncwarp();
@@ -269,45 +371,63 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
 #pragma unroll 1
       for (int group = 0; group < GROUPS; ++group) {
         const int first = group * GROUP_STATES + quarter * STATES, slot = channel_group * GROUPS + group;
+        SlotMemory& of_states = slot_memory[slot];
         States start = GROUPS == 1 ? next_start : load_start(chunk, channel_group, group);
         if (GROUPS == 1 && !is_last_tile) next_start = load_start(next_chunk, next_channel_group, 0);
-        const States rates = rates_of[slot * 32 + lane];
+        const States rates = of_states.rates[lane];
 
         // From zero, in both directions. h holds the inflow until the true start is known.
         States decay[STEPS], h[STEPS], total, end, begin;
         const EightSteps delta = read_row(mine.delta, c), inflow = read_row(mine.inflow, c), dy = read_row(mine.dy, c);
+        float sum = 0.f, total_cut = 0.f;
 #pragma unroll
         for (int t = 0; t < STEPS; ++t) {
           const float cut = HAS_STARTS ? mine.cut[t] : 0.f;
           const States B = *reinterpret_cast<const States*>(mine.B + t * PADDED_STATES + first);
+          sum += delta.of[t];
+          total_cut += cut;
+#pragma unroll
+          for (int k = 0; k < STATES; ++k) {
+            decay[t].of[k] = ex2(HAS_STARTS ? fmaf(delta.of[t], rates.of[k], cut) : delta.of[t] * rates.of[k]);
+            h[t].of[k] = inflow.of[t] * B.of[k];
+            end.of[k] = t == 0 ? h[t].of[k] : fmaf(decay[t].of[k], end.of[k], h[t].of[k]);
+          }
+        }
+#pragma unroll
+        for (int t = STEPS - 1; t >= 0; --t) {
           const States C = *reinterpret_cast<const States*>(mine.C + t * PADDED_STATES + first);
 #pragma unroll
           for (int k = 0; k < STATES; ++k) {
-            const float a = ex2(HAS_STARTS ? fmaf(delta.of[t], rates.of[k], cut) : delta.of[t] * rates.of[k]);
-            decay[t].of[k] = a;
-            h[t].of[k] = inflow.of[t] * B.of[k];
-            end.of[k] = t == 0 ? h[t].of[k] : fmaf(a, end.of[k], h[t].of[k]);
-            total.of[k] = t == 0 ? a : total.of[k] * a;
-            const float reached = total.of[k] * (C.of[k] * dy.of[t]);
-            begin.of[k] = t == 0 ? reached : begin.of[k] + reached;
+            begin.of[k] = decay[t].of[k] * (t == STEPS - 1 ? C.of[k] * dy.of[t] : fmaf(C.of[k], dy.of[t], begin.of[k]));
           }
+        }
+#pragma unroll
+        for (int k = 0; k < STATES; ++k) {
+          total.of[k] = ex2(HAS_STARTS ? fmaf(sum, rates.of[k], total_cut) : sum * rates.of[k]);
         }
         if (segment == 0) {
 #pragma unroll
           for (int k = 0; k < STATES; ++k) end.of[k] = fmaf(total.of[k], start.of[k], end.of[k]);
         }
         const int parity = round++ & 1;
-        block.decay[parity][segment][lane] = total;
-        block.end[parity][segment][lane] = end;
-        block.begin[parity][segment][lane] = begin;
-        __syncthreads();
+        exchange.decay[parity][segment][lane] = total;
+        exchange.end[parity][segment][lane] = end;
+        exchange.begin[parity][segment][lane] = begin;
+        synchronize_warps(1 + team, 32 * SEGMENTS);
 
-        States r = carry[((chunk & 1) * slots + slot) * 32 + lane];
-        if (segment > 0) start = block.end[parity][0][lane];
+        if (ALL_TEAMS > 1) {
+          // All warps of the team have seen what arrived for the tile before: its slot may wait for the next.
+          if (segment == 0 && lane == 0 && round > 1) {
+            arrive_expecting(slot_memory[(slot == 0 ? slots : slot) - 1].arrived[team], sizeof(States) * 32);
+          }
+          wait(of_states.arrived[team], visit);
+        }
+        States r = of_states.carry[visit & 1][team][lane];
+        if (segment > 0) start = exchange.end[parity][0][lane];
 #pragma unroll
         for (int other = 1; other < SEGMENTS - 1; ++other) {
           if (other < segment) {
-            const States theirs = block.decay[parity][other][lane], reached = block.end[parity][other][lane];
+            const States theirs = exchange.decay[parity][other][lane], reached = exchange.end[parity][other][lane];
 #pragma unroll
             for (int k = 0; k < STATES; ++k) start.of[k] = fmaf(theirs.of[k], start.of[k], reached.of[k]);
           }
@@ -315,9 +435,28 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
 #pragma unroll
         for (int other = SEGMENTS - 1; other > 0; --other) {
           if (other > segment) {
-            const States theirs = block.decay[parity][other][lane], reached = block.begin[parity][other][lane];
+            const States theirs = exchange.decay[parity][other][lane], reached = exchange.begin[parity][other][lane];
 #pragma unroll
             for (int k = 0; k < STATES; ++k) r.of[k] = fmaf(theirs.of[k], r.of[k], reached.of[k]);
+          }
+        }
+        // What reaches the chunk before goes out at once.
+        if (segment == 0) {
+          States out;
+#pragma unroll
+          for (int k = 0; k < STATES; ++k) out.of[k] = fmaf(total.of[k], r.of[k], begin.of[k]);
+          if (chunk == first_chunk) {
+            // What reaches the state before the first step.
+            const long long channel = block_channel + channel_group * CHANNELS + c;
+            store_states(x.dinitial, b * x.channels + channel, channel < x.channels, first, state, out);
+          } else {
+            const int next_visit = next_turn == 0 ? visit + 1 : visit;
+            States& to = of_states.carry[next_visit & 1][next_team][lane];
+            if (ALL_TEAMS > 1) {
+              send(out.of, to.of, of_states.arrived[next_team], next_rank);
+            } else {
+              to = out;
+            }
           }
         }
 
@@ -329,14 +468,15 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
           }
         }
 
-        States dA = dA_sums[(segment * slots + slot) * 32 + lane];
+        float y_parts[STEPS], dinflow_parts[STEPS], ddecay_parts[STEPS];
+        States dA = of_states.dA[warp][lane];
 #pragma unroll
         for (int set = STEP_SETS - 1; set >= 0; --set) {
           const Float4 delta4 = *reinterpret_cast<const Float4*>(mine.delta + c * ROW + set * 4);
           const Float4 dy4 = *reinterpret_cast<const Float4*>(mine.dy + c * ROW + set * 4);
           const float delta_of[4] = {delta4.x, delta4.y, delta4.z, delta4.w}, dy_of[4] = {dy4.x, dy4.y, dy4.z, dy4.w};
           const float my_inflow = mine.inflow[c * ROW + set * 4 + quarter];
-          float y_part[4], dinflow_part[4], ddecay_part[4];
+          States g_after;
 #pragma unroll
           for (int i = 3; i >= 0; --i) {
             const int s = set * 4 + i;
@@ -344,37 +484,35 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
             const States C = *reinterpret_cast<const States*>(mine.C + s * PADDED_STATES + first);
             const States& before = s == 0 ? start : h[s - 1];
             States g;
-            y_part[i] = dinflow_part[i] = ddecay_part[i] = 0.f;
+            y_parts[s] = dinflow_parts[s] = ddecay_parts[s] = 0.f;
 #pragma unroll
             for (int k = 0; k < STATES; ++k) {
               g.of[k] = fmaf(C.of[k], dy_of[i], r.of[k]);
               r.of[k] = decay[s].of[k] * g.of[k];
               const float w = r.of[k] * before.of[k];
-              ddecay_part[i] = fmaf(rates.of[k], w, ddecay_part[i]);
+              ddecay_parts[s] = fmaf(rates.of[k], w, ddecay_parts[s]);
               dA.of[k] = fmaf(delta_of[i], w, dA.of[k]);
-              dinflow_part[i] = fmaf(B.of[k], g.of[k], dinflow_part[i]);
-              if (HAS_Z) y_part[i] = fmaf(C.of[k], h[s].of[k], y_part[i]);
+              dinflow_parts[s] = fmaf(B.of[k], g.of[k], dinflow_parts[s]);
+              if (HAS_Z) y_parts[s] = fmaf(C.of[k], h[s].of[k], y_parts[s]);
             }
-            const bool is_my_column = quarter == i;
-            gather(dB[set], g, is_my_column ? my_inflow : 0.f);
-            gather(dC[set], h[s], is_my_column ? dy_of[i] : 0.f);
+            if (i % 2 == 1) {
+              g_after = g;
+            } else {
+              const bool is_my_column = quarter == i, is_after_mine = quarter == i + 1;
+              gather(dB[set], g, g_after, is_my_column ? my_inflow : 0.f, is_after_mine ? my_inflow : 0.f);
+              gather(dC[set], h[s], h[s + 1], is_my_column ? dy_of[i] : 0.f, is_after_mine ? dy_of[i + 1] : 0.f);
+            }
           }
-          const int place = (quarter * CHANNELS + c) * PART_ROW + set * 4;
-          if (HAS_Z) *reinterpret_cast<Float4*>(mine.parts[0] + place) = {y_part[0], y_part[1], y_part[2], y_part[3]};
-          *reinterpret_cast<Float4*>(mine.parts[1] + place) = {dinflow_part[0], dinflow_part[1], dinflow_part[2], dinflow_part[3]};
-          *reinterpret_cast<Float4*>(mine.parts[2] + place) = {ddecay_part[0], ddecay_part[1], ddecay_part[2], ddecay_part[3]};
         }
-        dA_sums[(segment * slots + slot) * 32 + lane] = dA;
-        if (segment == 0) carry[(((chunk + 1) & 1) * slots + slot) * 32 + lane] = r;
-        __syncwarp();
-        const auto add_parts = [&](Float2& to, int which) {
-          const Float2 sum = sum_parts(mine.parts[which], step, pair);
-          to.x += sum.x;
-          to.y += sum.y;
+        of_states.dA[warp][lane] = dA;
+        const auto add_sums = [&](Float2& to, const float (&parts)[STEPS]) {
+          const Float2 sums = sum_over_states(parts, lane);
+          to = {to.x + sums.x, to.y + sums.y};
         };
-        if (HAS_Z) add_parts(y, 0);
-        add_parts(dinflow, 1);
-        add_parts(ddecay, 2);
+        if (HAS_Z) add_sums(y, y_parts);
+        add_sums(dinflow, dinflow_parts);
+        add_sums(ddecay, ddecay_parts);
+        __syncwarp();
         if (GROUPS > 1) {
           store_sums(group, channel_group > 0);
           clear_sums();
@@ -382,7 +520,7 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
       }
 
       const float y_of[2] = {y.x, y.y}, dinflow_of[2] = {dinflow.x, dinflow.y}, ddecay_of[2] = {ddecay.x, ddecay.y};
-      const Float2 skip_pair = skip_and_bias[channel_group * 4 + pair].skip;
+      const Float2 skip_pair = of_channels.skip_and_bias[pair].skip;
       const float skip[2] = {skip_pair.x, skip_pair.y};
       float du[2], ddelta[2], dz[2], dD[2];
 #pragma unroll
@@ -396,7 +534,7 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
       }
       // Steps t and t + 4 meet: the lanes of the first four keep the sums for D, the others those for the bias.
       const bool keeps_bias = lane & 16;
-      Float2& sums = item_sums[(segment * channel_groups + channel_group) * 32 + lane];
+      Float2& sums = of_channels.sums[warp][lane];
       float kept[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
@@ -409,29 +547,30 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
       out += CHANNELS;
     }
     if (GROUPS == 1) store_sums(0, false);
+    sums_at -= ALL_TEAMS * CHUNK * 2 * PADDED_STATES;
+    out -= ALL_TEAMS * CHUNK * x.channels + channel_groups * CHANNELS;
   }
-  __syncthreads();
+  synchronize_blocks();
 
-  for (int slot = segment; slot < slots; slot += SEGMENTS) {
+  for (int slot = rank * WARPS + warp; slot < slots; slot += CLUSTER * WARPS) {
     const long long channel = block_channel + slot / GROUPS * CHANNELS + c, row = b * x.channels + channel;
     const int first = slot % GROUPS * GROUP_STATES + quarter * STATES;
     States dA = load_states(x.adds_to_sums ? x.dA : nullptr, row, channel < x.channels, first, state);
-    for (int from = 0; from < SEGMENTS; ++from) {
+    for (int from = 0; from < CLUSTER * WARPS; ++from) {
+      const States part = *in_block(&slot_memory[slot].dA[from % WARPS][lane], from / WARPS);
 #pragma unroll
-      for (int k = 0; k < STATES; ++k) dA.of[k] += dA_sums[(from * slots + slot) * 32 + lane].of[k];
+      for (int k = 0; k < STATES; ++k) dA.of[k] += part.of[k];
     }
     store_states(x.dA, row, channel < x.channels, first, state, dA);
-    // The carry left behind by the first chunk is what reaches the state before it.
-    const States& left = carry[(((first_chunk + 1) & 1) * slots + slot) * 32 + lane];
-    store_states(x.dinitial, row, channel < x.channels, first, state, left);
   }
-  for (int group = segment; group < channel_groups; group += SEGMENTS) {
+  for (int group = rank * WARPS + warp; group < channel_groups; group += CLUSTER * WARPS) {
     const long long channel = block_channel + group * CHANNELS + lane, row = b * x.channels + channel;
     if (lane < CHANNELS && channel < x.channels) {
       float dD = HAS_D && x.adds_to_sums ? x.dD[row] : 0.f, dbias = HAS_BIAS && x.adds_to_sums ? x.dbias[row] : 0.f;
-      for (int from = 0; from < SEGMENTS; ++from) {
+      for (int from = 0; from < CLUSTER * WARPS; ++from) {
         for (int t = 0; t < STEPS / 2; ++t) {
-          const Float2* sums = item_sums + (from * channel_groups + group) * 32 + 4 * t + lane / 2;
+          const int owner = t / 2 * 8 + lane / 2 * 2 + t % 2;
+          const Float2* sums = in_block(&group_memory[group].sums[from % WARPS][owner], from / WARPS);
           dD += lane % 2 ? sums[0].y : sums[0].x;
           dbias += lane % 2 ? sums[16].y : sums[16].x;
         }
@@ -440,28 +579,47 @@ extern "C" __global__ void __launch_bounds__(32 * SEGMENTS, MIN_BLOCKS) backward
       if (HAS_BIAS) x.dbias[row] = dbias;
     }
   }
+  synchronize_blocks();  // nobody leaves while it is read from
 }
 
-// A piece's dB and dC from the blocks' parts (parts, batch, steps, 2, PADDED_STATES), added in a fixed order.
+// Adds up, in a fixed order, the clusters' parts of a piece's dB and dC (parts, batch, steps, 2, PADDED_STATES) and, if
+// they are there, the batch's parts of the gradients of the parameters.
 struct ReduceArguments {
-  const float* parts;
+  const float *parts, *dA_parts, *dD_parts, *dbias_parts;
   B_T* dB;
   C_T* dC;
-  long long num_parts, batch, steps, first_step, length, state;
+  float *dA, *dD, *dbias;
+  long long num_parts, batch, steps, first_step, length, channels, state;
 };
 
 extern "C" __global__ void __launch_bounds__(256) reduce_parts(const __grid_constant__ ReduceArguments x) {
-  const long long size = x.batch * x.steps * 2 * PADDED_STATES;
-  const long long place = (long long)blockIdx.x * 256 + threadIdx.x;
-  const long long step = place / (2 * PADDED_STATES), row = step / x.steps * x.length + x.first_step + step % x.steps;
-  const int n = (int)(place % PADDED_STATES);
-  if (place >= size || n >= x.state) return;
-  float sum = 0.f;
+  const auto sum = [](const float* from, long long count, long long stride) {
+    float sum = 0.f;
 #pragma unroll 8
-  for (long long part = 0; part < x.num_parts; ++part) sum += x.parts[part * size + place];
-  if (place / PADDED_STATES % 2 == 0) {
-    put(x.dB + row * x.state + n, sum);
-  } else {
-    put(x.dC + row * x.state + n, sum);
+    for (long long i = 0; i < count; ++i) sum += from[i * stride];
+    return sum;
+  };
+  const long long size = x.batch * x.steps * 2 * PADDED_STATES, num_rates = x.channels * x.state;
+  long long place = (long long)blockIdx.x * 256 + threadIdx.x;
+  if (place < size) {
+    const long long step = place / (2 * PADDED_STATES), row = step / x.steps * x.length + x.first_step + step % x.steps;
+    const int n = (int)(place % PADDED_STATES);
+    if (n >= x.state) return;
+    if (place / PADDED_STATES % 2 == 0) {
+      put(x.dB + row * x.state + n, sum(x.parts + place, x.num_parts, size));
+    } else {
+      put(x.dC + row * x.state + n, sum(x.parts + place, x.num_parts, size));
+    }
+    return;
   }
+  place -= size;
+  if (!x.dA_parts) return;
+  if (place < num_rates) {
+    x.dA[place] = sum(x.dA_parts + place, x.batch, num_rates);
+    return;
+  }
+  place -= num_rates;
+  if (place >= x.channels) return;
+  if (HAS_D) x.dD[place] = sum(x.dD_parts + place, x.batch, x.channels);
+  if (HAS_BIAS) x.dbias[place] = sum(x.dbias_parts + place, x.batch, x.channels);
 }

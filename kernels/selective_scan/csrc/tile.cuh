@@ -1,12 +1,13 @@
-// The tile that one warp works on: 8 steps of 8 channels, with all their states.
+// What forward and backward share, and the tile that a warp of the backward works on: 8 steps of 8 channels, with all
+// their states. (That of the forward has twice the channels or twice the steps: forward.cu.)
 //
 // A lane owns STATES consecutive states of one channel; the four lanes of a channel (its quarters) own 4 STATES, one
 // group. More states are more groups, one after the other. What does not depend on the state (step size, inflow, gate)
-// is an item (step, channel): lane 4 step + pair owns the items of channels 2 pair and 2 pair + 1.
+// is an item (step, channel): a lane owns those of one step for channels 2 pair and 2 pair + 1.
 //
-// The host defines: U_T DELTA_T B_T C_T Z_T (f32, bf16 or f16), STATES (1, 2 or 4), GROUPS, SEGMENTS, COLUMNS (forward),
-// MIN_BLOCKS, SOFTPLUS, HAS_D, HAS_Z, HAS_BIAS, HAS_STARTS, VECTOR_PAIRS, VECTOR_BC, SPLIT_OPERANDS, CHECKPOINT_STEPS
-// (forward).
+// The host defines: U_T DELTA_T B_T C_T Z_T (f32, bf16 or f16), STATES (1, 2 or 4), GROUPS, SEGMENTS, MIN_BLOCKS,
+// SOFTPLUS, HAS_D, HAS_Z, HAS_BIAS, HAS_STARTS, VECTOR_PAIRS, VECTOR_BC, SPLIT_OPERANDS; for the forward COLUMNS,
+// CHECKPOINT_STEPS (0: no states are saved) and WIDE_STEPS.
 
 constexpr int STEPS = 8;
 constexpr int CHANNELS = 8;
@@ -20,8 +21,8 @@ constexpr float CUT = -1e30f;  // the logarithm of a decay to nothing
 struct Rows {
   char* data;
   long long batch, time, last;
-  long long advance;  // bytes from a warp's tile to the next that it loads
-  long long across;   // backward: bytes to the next 8 channels
+  long long step;    // bytes from a step to the next
+  long long across;  // bytes to the next 8 channels
 };
 
 template <typename T>
@@ -69,11 +70,27 @@ struct alignas(8) Float2 {
   float x, y;
 };
 
-// log(1 + e) for e >= 0. lg2.approx has an absolute error, so the first terms of the series serve where e is small.
+// log(1 + e) for 0 <= e <= 1: e p(e) with the polynomials of the smallest relative error, 3e-8 and 8e-6. The latter
+// serves where the operands of matrix products are rounded to 1e-4 and more anyway.
 __device__ __forceinline__ float log1p_of(float e) {
-  const float series =
-      e * (1.f + e * (-1.f / 2 + e * (1.f / 3 + e * (-1.f / 4 + e * (1.f / 5 + e * (-1.f / 6))))));
-  return e < 0.125f ? series : LN_2 * lg2(1.f + e);
+#if SPLIT_OPERANDS
+  float p = 5.2282930e-3f;
+  p = fmaf(p, e, -2.9486502e-2f);
+  p = fmaf(p, e, 7.8193101e-2f);
+  p = fmaf(p, e, -1.3660199e-1f);
+  p = fmaf(p, e, 1.9104386e-1f);
+  p = fmaf(p, e, -2.4842494e-1f);
+  p = fmaf(p, e, 3.3319019e-1f);
+  p = fmaf(p, e, -4.9999488e-1f);
+  return e * fmaf(p, e, 9.9999997e-1f);
+#else
+  float p = -2.3856354e-2f;
+  p = fmaf(p, e, 1.0118699e-1f);
+  p = fmaf(p, e, -2.1001327e-1f);
+  p = fmaf(p, e, 3.2519111e-1f);
+  p = fmaf(p, e, -4.9935855e-1f);
+  return e * fmaf(p, e, 9.9999146e-1f);
+#endif
 }
 
 struct StepSize {

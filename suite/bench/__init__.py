@@ -1,0 +1,1 @@
+"""`suite bench`: how fast, against what could be and against what others reach; and how exact."""

@@ -1,0 +1,1 @@
+"""One file an operation: what a benchmark must know of it."""
