@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from kernels import nvrtc
+from kernels.operators import register
 
 _CSRC = Path(__file__).parent / "csrc"
 _SHARED_SOURCES = (
@@ -276,16 +277,9 @@ def _autograd_backward(ctx: Any, dh: Tensor | None, dfinal: Tensor | None) -> tu
     return (*gradients, None, None, None)
 
 
-# What `torch.library.custom_op` would do, less its search of every call for aliases, which costs more than a launch.
-_OPERATOR = "seqsuite::linear_scan_cuda"
-for _name, _function, _fake in (
-    (_OPERATOR, _scan, _fake_scan),
-    (f"{_OPERATOR}_backward", _scan_backward, _fake_backward),
-):
-    torch.library.define(_name, torch.library.infer_schema(_function, mutates_args=()))
-    torch.library.impl(_name, "cuda", _function)
-    torch.library.register_fake(_name, _fake)
-torch.library.register_autograd(_OPERATOR, _autograd_backward, setup_context=_setup_context)
+register("linear_scan_cuda", _scan, _fake_scan)
+register("linear_scan_cuda_backward", _scan_backward, _fake_backward)
+torch.library.register_autograd("seqsuite::linear_scan_cuda", _autograd_backward, setup_context=_setup_context)
 
 
 class _Scan(torch.autograd.Function):

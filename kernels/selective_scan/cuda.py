@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from kernels import nvrtc
+from kernels.operators import register, runs_at_once
 
 _CSRC = Path(__file__).parent / "csrc"
 _C_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
@@ -68,22 +69,13 @@ def selective_scan(
     )
     needs_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     options = (sequence_starts, delta_softplus, needs_gradient)
-    if not _runs_at_once(u):
+    if not runs_at_once(u):
         y, final_BDN, _ = torch.ops.seqsuite.selective_scan_cuda(*inputs, *options)
     elif needs_gradient:
         y, final_BDN = _Scan.apply(*inputs, *options)  # type: ignore[no-untyped-call]  # torch's apply has no types
     else:
         y, final_BDN, _ = _scan(*inputs, *options)
     return y, final_BDN
-
-
-def _runs_at_once(tensor: Tensor) -> bool:
-    """Whether nobody traces or intercepts operators, so that there is no need to go through torch's dispatcher."""
-    return (
-        not torch.compiler.is_compiling()
-        and type(tensor) in (Tensor, torch.nn.Parameter)
-        and torch._C._len_torch_dispatch_stack() == 0
-    )
 
 
 @dataclass(frozen=True)
@@ -635,7 +627,7 @@ def _autograd_backward(
     if dy is None and dfinal is None:
         return (None,) * 12
     dy = torch.zeros_like(u) if dy is None else dy
-    scan_backward = _scan_backward if _runs_at_once(dy) else torch.ops.seqsuite.selective_scan_cuda_backward
+    scan_backward = _scan_backward if runs_at_once(dy) else torch.ops.seqsuite.selective_scan_cuda_backward
     du, ddelta, dA, dB, dC, dD, dz, dbias, dinitial = scan_backward(
         *(dy, dfinal, checkpoints, u, delta, A, B, C, D, z, delta_bias, sequence_starts), ctx.delta_softplus
     )
@@ -649,16 +641,9 @@ def _autograd_backward(
     )
 
 
-# What `torch.library.custom_op` would do, less its search of every call for aliases, which costs more than a launch.
-_OPERATOR = "seqsuite::selective_scan_cuda"
-for _name, _function, _fake in (
-    (_OPERATOR, _scan, _fake_scan),
-    (f"{_OPERATOR}_backward", _scan_backward, _fake_backward),
-):
-    torch.library.define(_name, torch.library.infer_schema(_function, mutates_args=()))
-    torch.library.impl(_name, "cuda", _function)
-    torch.library.register_fake(_name, _fake)
-torch.library.register_autograd(_OPERATOR, _autograd_backward, setup_context=_setup_context)
+register("selective_scan_cuda", _scan, _fake_scan)
+register("selective_scan_cuda_backward", _scan_backward, _fake_backward)
+torch.library.register_autograd("seqsuite::selective_scan_cuda", _autograd_backward, setup_context=_setup_context)
 
 
 class _Scan(torch.autograd.Function):

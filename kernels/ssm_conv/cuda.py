@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from kernels import nvrtc
+from kernels.operators import register
 from kernels.ssm_conv import factors
 from kernels.ssm_conv.torch_chunked import Chunks
 
@@ -426,16 +427,9 @@ def _autograd_backward(ctx: Any, dy: Tensor | None, *_: Tensor | None) -> tuple[
     )
 
 
-# What `torch.library.custom_op` would do, less its search of every call for aliases, which costs more than a launch.
-_OPERATOR = "seqsuite::s4d_conv_cuda"
-for _name, _function, _fake in (
-    (_OPERATOR, _convolve, _fake_convolve),
-    (f"{_OPERATOR}_backward", _convolve_backward, _fake_convolve_backward),
-):
-    torch.library.define(_name, torch.library.infer_schema(_function, mutates_args=()))
-    torch.library.impl(_name, "cuda", _function)
-    torch.library.register_fake(_name, _fake)
-torch.library.register_autograd(_OPERATOR, _autograd_backward, setup_context=_setup_context)
+register("s4d_conv_cuda", _convolve, _fake_convolve)
+register("s4d_conv_cuda_backward", _convolve_backward, _fake_convolve_backward)
+torch.library.register_autograd("seqsuite::s4d_conv_cuda", _autograd_backward, setup_context=_setup_context)
 
 
 class _Convolution(torch.autograd.Function):
