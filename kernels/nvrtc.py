@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+_KERNELS = Path(__file__).parent
 _MAGIC = b"seqsuite cubin 1\n"
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -74,6 +75,11 @@ class Kernel:
 
 
 _ONE_POINTER = ctypes.c_void_p * 1
+
+
+def source(*files: str) -> str:
+    """The text of CUDA files, named from `kernels/` on, after the numbers that all of them use."""
+    return "".join((_KERNELS / file).read_text() for file in ("csrc/numbers.cuh", *files))
 
 
 def load(source: str, options: Sequence[str], names: Sequence[str], device: torch.device) -> dict[str, Kernel]:

@@ -13,7 +13,6 @@ import ctypes
 import functools
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +23,6 @@ from kernels.operators import register, runs_at_once
 
 C_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 
-_KERNELS = Path(__file__).parents[1]
 _OLDEST_CAPABILITY = (8, 0)
 _VECTOR_BYTES = 16
 _THREADS, _LANES = 128, 32
@@ -264,12 +262,8 @@ class _Problem(NamedTuple):
 def _kernels(
     file: str, options: tuple[str, ...], names: tuple[str, ...], device: torch.device
 ) -> dict[str, nvrtc.Kernel]:
-    return nvrtc.load(source("causal_conv1d/csrc/conv.cuh", f"causal_conv1d/csrc/{file}"), options, names, device)
-
-
-def source(*files: str) -> str:
-    """The text of files under `kernels`, after what all kernels share."""
-    return "".join((_KERNELS / file).read_text() for file in ("csrc/elements.cuh", *files))
+    files = ("csrc/elements.cuh", "causal_conv1d/csrc/conv.cuh", f"causal_conv1d/csrc/{file}")
+    return nvrtc.load(nvrtc.source(*files), options, names, device)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels import nvrtc
-from kernels.causal_conv1d.cuda import C_NAMES, source
+from kernels.causal_conv1d.cuda import C_NAMES
 from kernels.causal_conv1d.cuda import unavailable as unavailable
 from kernels.operators import register, runs_at_once
 
@@ -83,7 +83,8 @@ def _kernel(
         "THREADS": _THREADS,
     }
     options = [f"-D{name}={value}" for name, value in definitions.items()]
-    return nvrtc.load(source("causal_conv1d/csrc/step.cu"), options, ["step"], device)["step"]
+    source = nvrtc.source("csrc/elements.cuh", "causal_conv1d/csrc/step.cu")
+    return nvrtc.load(source, options, ["step"], device)["step"]
 
 
 _operator = register("causal_conv1d_step_cuda", _step, _fake_step, mutates=("state",))

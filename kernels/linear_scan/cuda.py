@@ -12,7 +12,6 @@ import ctypes
 import functools
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,11 +20,6 @@ from torch import Tensor
 from kernels import nvrtc
 from kernels.operators import register
 
-_CSRC = Path(__file__).parent / "csrc"
-_SHARED_SOURCES = (
-    Path(__file__).parents[1] / "selective_scan" / "csrc" / "primitives.cuh",
-    _CSRC / "chain.cuh",
-)
 _C_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 _OLDEST_CAPABILITY = (8, 0)
 _LINEAR, _MIN_GRU, _MIN_LSTM = range(3)
@@ -307,7 +301,7 @@ def _is_aligned(tensor: Tensor, width: int) -> bool:
 
 @functools.cache
 def _kernel(name: str, options: tuple[str, ...], device: torch.device) -> nvrtc.Kernel:
-    source = "".join(path.read_text() for path in (*_SHARED_SOURCES, _CSRC / f"{name}.cu"))
+    source = nvrtc.source("linear_scan/csrc/chain.cuh", f"linear_scan/csrc/{name}.cu")
     return nvrtc.load(source, options, [name], device)[name]
 
 

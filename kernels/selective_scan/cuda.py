@@ -12,7 +12,6 @@ import ctypes
 import functools
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +20,6 @@ from torch import Tensor
 from kernels import nvrtc
 from kernels.operators import register, runs_at_once
 
-_CSRC = Path(__file__).parent / "csrc"
 _C_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 _OLDEST_CAPABILITY = (8, 0)
 _PARTS_BUDGET_BYTES = 128 * 2**20
@@ -669,7 +667,7 @@ def _options(definitions: dict[str, object]) -> tuple[str, ...]:
 
 @functools.cache
 def _kernels(file: str, options: tuple[str, ...], device: torch.device) -> dict[str, nvrtc.Kernel]:
-    source = "".join((_CSRC / part).read_text() for part in ("primitives.cuh", "tile.cuh", file))
+    source = nvrtc.source(*(f"selective_scan/csrc/{part}" for part in ("primitives.cuh", "tile.cuh", file)))
     names = {"forward.cu": ["forward"], "backward.cu": ["backward", "reduce_parts"]}[file]
     return nvrtc.load(source, options, names, device)
 

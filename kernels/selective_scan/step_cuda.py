@@ -7,7 +7,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,7 +14,6 @@ from torch import Tensor
 from kernels import nvrtc
 from kernels.operators import register, runs_at_once
 
-_KERNELS = Path(__file__).parents[1]
 _C_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 _OLDEST_CAPABILITY = (8, 0)
 _THREADS = 128
@@ -156,7 +154,7 @@ def _kernel(
         "HAS_BIAS": int(delta_bias is not None),
         "THREADS": _THREADS,
     }
-    source = "".join((_KERNELS / part).read_text() for part in ("csrc/elements.cuh", "selective_scan/csrc/step.cu"))
+    source = nvrtc.source("csrc/elements.cuh", "selective_scan/csrc/step.cu")
     return nvrtc.load(source, [f"-D{name}={value}" for name, value in definitions.items()], ["step"], device)["step"]
 
 

@@ -14,7 +14,6 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +25,6 @@ from kernels.operators import register
 from kernels.ssm_conv import factors
 from kernels.ssm_conv.torch_chunked import Chunks
 
-_CSRC = Path(__file__).parent / "csrc"
 _C_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 _OLDEST_CAPABILITY = (8, 0)
 _STEPS = 16
@@ -483,5 +481,5 @@ def _address(tensor: Tensor | None) -> int:
 def _kernels(
     files: tuple[str, ...], names: tuple[str, ...], options: tuple[str, ...], device: torch.device
 ) -> dict[str, nvrtc.Kernel]:
-    source = "".join((_CSRC / file).read_text() for file in ("primitives.cuh", *files))
+    source = nvrtc.source(*(f"ssm_conv/csrc/{file}" for file in ("primitives.cuh", *files)))
     return nvrtc.load(source, options, names, device)
