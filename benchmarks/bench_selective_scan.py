@@ -111,7 +111,7 @@ def time_shape(shape: str, repetitions_ms: int) -> dict[str, float]:
 def sweep(shape: str, repetitions_ms: int) -> list[dict[str, Any]]:
     """Every plan worth a try, its kernels alone."""
     inputs = make_inputs(shape)
-    size = (*inputs["u"].shape, STATE, cuda._multiprocessors(inputs["u"].device))
+    size = (*inputs["u"].shape, STATE, cuda.multiprocessors(inputs["u"].device))
     usual, best = cuda.plan, cuda.plan(*size)
     rows: list[dict[str, Any]] = []
 

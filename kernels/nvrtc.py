@@ -18,8 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
+C_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
+"""What `csrc/numbers.cuh` calls the dtypes that kernels read and write."""
 
 _KERNELS = Path(__file__).parent
+_OLDEST_CAPABILITY = (8, 0)
 _MAGIC = b"seqsuite cubin 1\n"
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -46,7 +51,21 @@ def unavailable(device: torch.device) -> str | None:
         _compiler_version()
     except (ImportError, RuntimeError) as error:
         return f"NVRTC cannot be loaded: {error}"
+    if torch.cuda.get_device_capability(device) < _OLDEST_CAPABILITY:
+        return "the GPU is older than compute capability 8.0"
     return None
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """How many there are on a GPU."""
+    count: int = torch.cuda.get_device_properties(device).multi_processor_count
+    return count
+
+
+def in_kernel_dtype(tensor: Tensor) -> Tensor:
+    """The tensor itself if kernels can read its dtype, else in float32."""
+    return tensor if tensor.dtype in C_NAMES else tensor.float()
 
 
 @dataclass(frozen=True)

@@ -19,32 +19,16 @@ import torch
 from torch import Tensor
 
 from kernels import nvrtc
+from kernels.nvrtc import C_NAMES, in_kernel_dtype, multiprocessors
+from kernels.nvrtc import unavailable as unavailable
 from kernels.operators import register, runs_at_once
 
-C_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
-
-_OLDEST_CAPABILITY = (8, 0)
 _VECTOR_BYTES = 16
 _THREADS, _LANES = 128, 32
 _ROW_BYTES = 8
 _MAX_LENGTH = 2**30
 _MAX_STRIDE_BYTES = 2**31 - 1
 _REDUCE_COLUMNS, _REDUCE_ROWS = 32, 16
-
-
-def unavailable(device: torch.device) -> str | None:
-    """Why it cannot run on `device`."""
-    if device in _usable_devices:
-        return None
-    reason = nvrtc.unavailable(device)
-    if reason is None and torch.cuda.get_device_capability(device) < _OLDEST_CAPABILITY:
-        reason = "the GPU is older than compute capability 8.0"
-    if reason is None:
-        _usable_devices.add(device)
-    return reason
-
-
-_usable_devices: set[torch.device] = set()
 
 
 def causal_conv1d(
@@ -61,9 +45,9 @@ def causal_conv1d(
     at_once = _Convolution.apply if needs_gradient else _convolve
     y: Tensor = (at_once if runs_at_once(x) else _convolution)(
         x,
-        _for_kernel(weight),
-        None if bias is None else _for_kernel(bias),
-        None if initial_state is None else _for_kernel(initial_state),
+        in_kernel_dtype(weight),
+        None if bias is None else in_kernel_dtype(bias),
+        None if initial_state is None else in_kernel_dtype(initial_state),
         sequence_starts,
         has_silu,
     )
@@ -204,7 +188,7 @@ class _Problem(NamedTuple):
     def plan(self) -> Plan:
         batch, length, channels = self.sizes
         vector = math.gcd(channels, min(x.vector for x in (self.x, self.output, self.dy) if x is not None))
-        return plan(batch, length, channels, self.width, vector, _multiprocessors(self.device), self.dy is not None)
+        return plan(batch, length, channels, self.width, vector, multiprocessors(self.device), self.dy is not None)
 
     @property
     def blocks_across(self) -> int:
@@ -471,13 +455,3 @@ def _dense(parameter: Tensor) -> Tensor:
 def _with_short_rows(tensor: Tensor) -> Tensor:
     is_short = tensor.stride(1) * tensor.element_size() <= _MAX_STRIDE_BYTES
     return tensor if is_short else tensor.contiguous()
-
-
-def _for_kernel(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype in C_NAMES else tensor.float()
-
-
-@functools.cache
-def _multiprocessors(device: torch.device) -> int:
-    count: int = torch.cuda.get_device_properties(device).multi_processor_count
-    return count

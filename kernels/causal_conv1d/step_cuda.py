@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from kernels import nvrtc
-from kernels.causal_conv1d.cuda import C_NAMES
-from kernels.causal_conv1d.cuda import unavailable as unavailable
+from kernels.nvrtc import C_NAMES
+from kernels.nvrtc import unavailable as unavailable
 from kernels.operators import register, runs_at_once
 
 _THREADS = 128

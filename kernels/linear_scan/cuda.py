@@ -18,20 +18,12 @@ import torch
 from torch import Tensor
 
 from kernels import nvrtc
+from kernels.nvrtc import C_NAMES, in_kernel_dtype
+from kernels.nvrtc import unavailable as unavailable
 from kernels.operators import register
 
-_C_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
-_OLDEST_CAPABILITY = (8, 0)
 _LINEAR, _MIN_GRU, _MIN_LSTM = range(3)
 _LANES = 32
-
-
-def unavailable(device: torch.device) -> str | None:
-    """Why it cannot run on `device`."""
-    reason = nvrtc.unavailable(device)
-    if reason is None and torch.cuda.get_device_capability(device) < _OLDEST_CAPABILITY:
-        return "the GPU is older than compute capability 8.0"
-    return reason
 
 
 def linear_scan(
@@ -77,9 +69,9 @@ def _run(
     needs_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     scan = _Scan.apply if needs_gradient else torch.ops.seqsuite.linear_scan_cuda
     h, final_state = scan(  # type: ignore[no-untyped-call]  # torch's apply has no types
-        _for_kernel(x0),
-        _for_kernel(x1),
-        None if x2 is None else _for_kernel(x2),
+        in_kernel_dtype(x0),
+        in_kernel_dtype(x1),
+        None if x2 is None else in_kernel_dtype(x2),
         None if initial_state is None else initial_state.float(),
         sequence_starts,
         kind,
@@ -228,10 +220,10 @@ def _launch(
     flags = {
         "KIND": kind,
         "POSITIVE": int(positive),
-        "X0_T": _C_NAMES[x0.dtype],
-        "X1_T": _C_NAMES[x1.dtype],
-        "X2_T": _C_NAMES[h.dtype if x2 is None else x2.dtype],
-        "H_T": _C_NAMES[h.dtype],
+        "X0_T": C_NAMES[x0.dtype],
+        "X1_T": C_NAMES[x1.dtype],
+        "X2_T": C_NAMES[h.dtype if x2 is None else x2.dtype],
+        "H_T": C_NAMES[h.dtype],
         "HAS_STARTS": int(sequence_starts is not None),
         "VECTORS": int(channels % layout.channels == 0 and all(_is_aligned(x, layout.channels) for x in given)),
         "CHANNELS": layout.channels,
@@ -303,10 +295,6 @@ def _is_aligned(tensor: Tensor, width: int) -> bool:
 def _kernel(name: str, options: tuple[str, ...], device: torch.device) -> nvrtc.Kernel:
     source = nvrtc.source("linear_scan/csrc/chain.cuh", f"linear_scan/csrc/{name}.cu")
     return nvrtc.load(source, options, [name], device)[name]
-
-
-def _for_kernel(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype in _C_NAMES else tensor.float()
 
 
 def _address(tensor: Tensor | None) -> int:

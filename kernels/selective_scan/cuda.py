@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from kernels import nvrtc
+from kernels.nvrtc import C_NAMES, in_kernel_dtype, multiprocessors
+from kernels.nvrtc import unavailable as unavailable
 from kernels.operators import register, runs_at_once
 
-_C_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
-_OLDEST_CAPABILITY = (8, 0)
 _PARTS_BUDGET_BYTES = 128 * 2**20
 """For dB and dC before they are added up; a sequence that needs more goes backward in pieces."""
 _STEPS = 8
@@ -29,15 +29,6 @@ _CHANNELS = 8
 _SMALLEST_CHUNK = 32
 _LANES = 32
 _VECTOR_BYTES = 16
-
-
-@functools.cache
-def unavailable(device: torch.device) -> str | None:
-    """Why it cannot run on `device`."""
-    reason = nvrtc.unavailable(device)
-    if reason is None and torch.cuda.get_device_capability(device) < _OLDEST_CAPABILITY:
-        return "the GPU is older than compute capability 8.0"
-    return reason
 
 
 def selective_scan(
@@ -56,12 +47,12 @@ def selective_scan(
     """y (B, L, D) in u's dtype and the final state (B, D, N) in float32."""
     inputs = (
         u,
-        _for_kernel(delta),
+        in_kernel_dtype(delta),
         A.float(),
-        _for_kernel(B),
-        _for_kernel(C),
+        in_kernel_dtype(B),
+        in_kernel_dtype(C),
         None if D is None else D.float(),
-        None if z is None else _for_kernel(z),
+        None if z is None else in_kernel_dtype(z),
         None if delta_bias is None else delta_bias.float(),
         None if initial_state is None else initial_state.float(),
     )
@@ -219,11 +210,11 @@ class _Problem(NamedTuple):
         states = self.states
         items = [x for x in (self.u, self.delta, self.z, self.dy) if x is not None]
         return {
-            "U_T": _C_NAMES[self.u.dtype],
-            "DELTA_T": _C_NAMES[self.delta.dtype],
-            "B_T": _C_NAMES[self.B.dtype],
-            "C_T": _C_NAMES[self.C.dtype],
-            "Z_T": _C_NAMES[self.u.dtype if self.z is None else self.z.dtype],
+            "U_T": C_NAMES[self.u.dtype],
+            "DELTA_T": C_NAMES[self.delta.dtype],
+            "B_T": C_NAMES[self.B.dtype],
+            "C_T": C_NAMES[self.C.dtype],
+            "Z_T": C_NAMES[self.u.dtype if self.z is None else self.z.dtype],
             "STATES": states.per_lane,
             "GROUPS": states.groups,
             "SOFTPLUS": int(self.has_softplus),
@@ -257,7 +248,7 @@ def _problem(
 ) -> _Problem:
     (batch, length, channels), state, device = u.shape, A.shape[1], u.device
     return _Problem(
-        plan(batch, length, channels, state, _multiprocessors(device), _has_clusters(device)),
+        plan(batch, length, channels, state, multiprocessors(device), _has_clusters(device)),
         batch,
         length,
         channels,
@@ -678,18 +669,8 @@ def _has_clusters(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
-@functools.cache
-def _multiprocessors(device: torch.device) -> int:
-    count: int = torch.cuda.get_device_properties(device).multi_processor_count
-    return count
-
-
 def _dense(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, memory_format=torch.contiguous_format)
-
-
-def _for_kernel(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype in _C_NAMES else tensor.float()
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:

@@ -12,22 +12,13 @@ import torch
 from torch import Tensor
 
 from kernels import nvrtc
+from kernels.nvrtc import C_NAMES, multiprocessors
+from kernels.nvrtc import unavailable as unavailable
 from kernels.operators import register, runs_at_once
 
-_C_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
-_OLDEST_CAPABILITY = (8, 0)
 _THREADS = 128
 _QUARTERS = 4
 _BLOCKS_PER_MULTIPROCESSOR = 8
-
-
-@functools.cache
-def unavailable(device: torch.device) -> str | None:
-    """Why it cannot run on `device`."""
-    reason = nvrtc.unavailable(device)
-    if reason is None and torch.cuda.get_device_capability(device) < _OLDEST_CAPABILITY:
-        return "the GPU is older than compute capability 8.0"
-    return reason
 
 
 def selective_scan_step(
@@ -91,7 +82,7 @@ def _step(
     )
     blocks_across = math.ceil(channels * _QUARTERS / _THREADS)
     # A block that has enough sequences to go through keeps what belongs to its channels.
-    groups = min(batch, max(1, _BLOCKS_PER_MULTIPROCESSOR * _multiprocessors(u.device) // blocks_across))
+    groups = min(batch, max(1, _BLOCKS_PER_MULTIPROCESSOR * multiprocessors(u.device) // blocks_across))
     arguments = _Arguments(
         *(_rows(x) for x in (u, delta, B, C, z)),
         state.data_ptr(),
@@ -142,7 +133,7 @@ def _kernel(
 ) -> nvrtc.Kernel:
     dtypes = {"STATE": state, "U": u, "DELTA": delta, "A": A, "B": B, "C": C}
     dtypes |= {"D": D or u, "Z": z or u, "BIAS": delta_bias or u, "WEIGHT": delta_weight or u}
-    definitions = {f"{name}_T": _C_NAMES[dtype] for name, dtype in dtypes.items()} | {
+    definitions = {f"{name}_T": C_NAMES[dtype] for name, dtype in dtypes.items()} | {
         "STATE": num_states,
         "RANK": rank,
         "PER_LANE": 4 if has_vectors else 1,
@@ -181,9 +172,3 @@ def _is_aligned(tensor: Tensor) -> bool:
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
-
-
-@functools.cache
-def _multiprocessors(device: torch.device) -> int:
-    count: int = torch.cuda.get_device_properties(device).multi_processor_count
-    return count

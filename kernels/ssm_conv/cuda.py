@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from kernels import nvrtc
+from kernels.nvrtc import C_NAMES
+from kernels.nvrtc import unavailable as unavailable
 from kernels.operators import register
 from kernels.ssm_conv import factors
 from kernels.ssm_conv.torch_chunked import Chunks
 
-_C_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
-_OLDEST_CAPABILITY = (8, 0)
 _STEPS = 16
 _SUBS = 4
 _ROW_STEPS = _SUBS * _STEPS
@@ -37,14 +37,6 @@ _LARGEST_STATE = 32
 _WARPS_A_BLOCK = 4
 """Of the small kernels, one for each channel."""
 _LANES = 32
-
-
-def unavailable(device: torch.device) -> str | None:
-    """Why it cannot run on `device`."""
-    reason = nvrtc.unavailable(device)
-    if reason is None and torch.cuda.get_device_capability(device) < _OLDEST_CAPABILITY:
-        return "the GPU is older than compute capability 8.0"
-    return reason
 
 
 def s4d_conv(
@@ -451,7 +443,7 @@ def _stream_options(warps: int, *sequences: Tensor) -> tuple[str, ...]:
     dtype = sequences[0].dtype
     return (
         f"-DWARPS={warps}",
-        f"-DIN_T={_C_NAMES[dtype]}",
+        f"-DIN_T={C_NAMES[dtype]}",
         f"-DHAS_LOW={int(dtype != torch.bfloat16)}",
         f"-DVECTOR={int(all(_is_aligned(x) for x in sequences))}",
     )
