@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -20,6 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from kernels import triton_launch
 
 _LOG2_E = math.log2(math.e)
 _OLDEST_CAPABILITY = (8, 0)
@@ -31,21 +31,17 @@ _WARPS_PER_MULTIPROCESSOR = 16
 """That the forward pass wants to run."""
 
 
+@functools.cache
 def unavailable(device: torch.device) -> str | None:
     """Why it cannot run on `device`."""
-    if importlib.util.find_spec("triton") is None:
-        return "the package triton is not installed"
-    if device.type == "cpu":
-        return None if _interprets() else "it runs on a GPU; on a CPU only in Triton's interpreter (TRITON_INTERPRET=1)"
-    if device.type != "cuda":
-        return "it runs on a GPU only"
-    if torch.version.hip is None and torch.cuda.get_device_capability(device) < _OLDEST_CAPABILITY:
+    reason = triton_launch.unavailable(device)
+    if reason is not None:
+        in_interpreter = "; on a CPU only in Triton's interpreter (TRITON_INTERPRET=1)"
+        return reason + in_interpreter if device.type == "cpu" else reason
+    is_nvidia = device.type == "cuda" and torch.version.hip is None
+    if is_nvidia and torch.cuda.get_device_capability(device) < _OLDEST_CAPABILITY:
         return "the GPU is older than compute capability 8.0"
     return None
-
-
-def _interprets() -> bool:
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def selective_scan(
