@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kernels.cross_entropy import linear_cross_entropy
+from kernels.embedding import embedding
 from kernels.rms_norm import add_rms_norm
 from suite.plugin import IGNORED, Branch, Model
 from suite.spec import ShellSettings
@@ -41,7 +42,7 @@ class Shell(nn.Module):
 
     def __init__(self, shell: ShellSettings, vocab_size: int, model: Model) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(vocab_size, shell.width)
+        self.embedding = Embedding(vocab_size, shell.width)
         nn.init.normal_(self.embedding.weight, std=_EMBEDDING_STD)
         self.branches = nn.ModuleList(branch for _ in range(shell.num_layers) for branch in model.branches(shell))
         self.norms = nn.ModuleList(ResidualNorm(shell.width) for _ in self.branches)
@@ -101,6 +102,14 @@ class Shell(nn.Module):
 
     def _residuals(self) -> Iterator[tuple[nn.Module, Branch]]:
         return zip(self.norms, cast("list[Branch]", self.branches), strict=True)
+
+
+class Embedding(nn.Embedding):
+    """The row of each token."""
+
+    def forward(self, tokens: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows width"]:
+        """Tokens to what stands for them in the residual stream."""
+        return embedding(tokens, self.weight)
 
 
 class ResidualNorm(nn.Module):

@@ -15,6 +15,7 @@ from suite.plugin import Task
 from suite.progress import Listener, Progress
 from suite.records import Accuracy, CurvePoint, Evaluation
 from suite.trainee import Trainee
+from suite.training_steps import TrainingSteps
 
 _SECONDS_BETWEEN_NEWS = 0.5
 
@@ -31,13 +32,14 @@ def measure_accuracy(trainee: Trainee, listener: Listener) -> Accuracy:
     losses: list[Tensor] = []
     best_score, best_step, best_weights = -math.inf, 0, trainee.shell.state_dict()
     stopped_early = False
+    steps = TrainingSteps(trainee)
     started = last_told = time.perf_counter()
     for step in range(1, budget.steps + 1):
         trainee.set_learning_rate(step - 1)
         # The batches up to the first validation are drawn by every model that gets that far, so their digests compare.
         is_hashed = step <= budget.evaluate_every
-        inputs, targets = trainee.batch("train", step - 1, budget.batch_size, task.length, hashed=is_hashed)
-        losses.append(trainee.training_step(inputs, targets))
+        inputs, targets = trainee.drawn("train", step - 1, budget.batch_size, task.length, hashed=is_hashed)
+        losses.append(steps(inputs, targets))
         if time.perf_counter() - last_told > _SECONDS_BETWEEN_NEWS:
             last_told = time.perf_counter()
             listener(Progress(step / budget.steps, f"step {step:,}, loss {float(losses[-1]):.3f}"))
@@ -64,6 +66,9 @@ def measure_accuracy(trainee: Trainee, listener: Listener) -> Accuracy:
             stopped_early = True
             break
     train_seconds = time.perf_counter() - started
+    not_graphed = steps.not_graphed
+    # The graph holds the memory of a whole step, which a long test may want.
+    del steps
     trainee.shell.load_state_dict(best_weights)
     test, untested = _test(trainee, listener)
     return Accuracy(
@@ -76,6 +81,7 @@ def measure_accuracy(trainee: Trainee, listener: Listener) -> Accuracy:
         baseline=baseline,
         metric=task.metric,
         train_seconds=train_seconds,
+        steps_not_graphed=not_graphed,
         data_sha256=trainee.data_sha256,
     )
 

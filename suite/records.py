@@ -82,6 +82,8 @@ class Accuracy(Settings):
     metric: str
     train_seconds: float
     """From the first step to the last, validations included, beside whatever other cells ran."""
+    steps_not_graphed: str | None = "steps were called"
+    """Why training steps were called from Python one by one; None if they were replays of one CUDA graph."""
     data_sha256: str
     """Digest of the training batches up to the first validation, the first validation and all test batches: equal for
     two models of a task, budget and seed that were tested at the same lengths."""

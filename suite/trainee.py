@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -47,13 +46,19 @@ class Learner:
         torch.manual_seed(seed)
         self.shell = Shell(shell, vocab_size, model).to(device)
         groups = parameter_groups(self.shell, learning_rate, budget.weight_decay)
-        self._optimizer = torch.optim.AdamW(groups, fused=True)
-        # A group's own peak may be lower than the learning rate asked for; the schedule scales each from where it is.
-        self._peak_rates: list[float] = [group["lr"] for group in groups]
         self.group_descriptions: list[dict[str, Any]] = [
             {"weight_decay": group["weight_decay"], "learning_rate": group["lr"], "names": list(group["names"])}
             for group in groups
         ]
+        # A group's own peak may be lower than the learning rate asked for; the schedule scales each from where it is.
+        self._peak_rates: list[float] = [group["lr"] for group in groups]
+        self._rate_factor = 1.0
+        is_on_gpu = device.type == "cuda"
+        if is_on_gpu:
+            # A CUDA graph holds numbers for ever; what is to change between its replays lies on the device.
+            for group in groups:
+                group["lr"] = torch.tensor(group["lr"], device=device)
+        self._optimizer = torch.optim.AdamW(groups, fused=True, capturable=is_on_gpu)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """(batch, length) to (batch, length, vocabulary), computed in the learner's precision."""
@@ -71,21 +76,6 @@ class Learner:
         self._optimizer.step()
         return loss.detach()
 
-    def captured_step(self, inputs: Tensor, targets: Tensor) -> Callable[[], None]:
-        """`training_step` on these very tensors, at today's learning rate, as a CUDA graph: one launch a step."""
-        for group in self._optimizer.param_groups:
-            group["capturable"] = True
-        # What is paid for once in a process cannot be captured, nor can work on the default stream.
-        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(stream):
-            self.training_step(inputs, targets)
-        torch.cuda.current_stream(self.device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.training_step(inputs, targets)
-        return graph.replay
-
     def set_learning_rate(self, step: int) -> None:
         """Warm-up, then the budget's schedule."""
         budget = self.budget
@@ -93,8 +83,14 @@ class Learner:
         if budget.schedule == "cosine":
             done = max(0, step - budget.warmup_steps) / max(1, budget.steps - budget.warmup_steps)
             factor *= 0.1 + 0.45 * (1 + math.cos(math.pi * done))
+        if factor == self._rate_factor:
+            return
+        self._rate_factor = factor
         for group, peak in zip(self._optimizer.param_groups, self._peak_rates, strict=True):
-            group["lr"] = peak * factor
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(peak * factor)
+            else:
+                group["lr"] = peak * factor
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision policy: float32 throughout, or bfloat16 autocast over float32 weights."""
@@ -128,18 +124,21 @@ class Trainee(Learner):
 
     def batch(self, split: Split, step: int, batch_size: int, length: int, *, hashed: bool) -> tuple[Tensor, Tensor]:
         """The inputs and targets of one batch, each (batch, length), on the device."""
+        inputs, targets = self.drawn(split, step, batch_size, length, hashed=hashed)
+        return inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
+
+    def drawn(self, split: Split, step: int, batch_size: int, length: int, *, hashed: bool) -> tuple[Tensor, Tensor]:
+        """The inputs and targets of one batch, each (batch, length), on the host."""
         rng = keyed_generator(self.cell.task, self.cell.seed or 0, split, step)
         batch = self.task.sample(rng, split=split, batch_size=batch_size, length=length)
         if hashed:
             self._digest.update(batch.sha256().encode())
-        return self._on_device(batch.inputs), self._on_device(batch.targets)
+        return self._for_device(batch.inputs), self._for_device(batch.targets)
 
-    def _on_device(self, array: IntArray) -> Tensor:
+    def _for_device(self, array: IntArray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))
-        if self.device.type == "cuda":
-            # From pageable memory the copy, and so the host, would wait for all that is queued on the device.
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
+        # From pageable memory the copy, and so the host, would wait for all that is queued on the device.
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
 
 def parse_plugins(cell: Cell, registry: Registry) -> tuple[Model, Task]:

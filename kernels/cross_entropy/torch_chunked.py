@@ -24,9 +24,9 @@ def losses_and_gradients(logits: Tensor, vocab: int, targets: Tensor, ignored: i
     log_probabilities = logits[:, :vocab].to(losses.dtype).log_softmax(-1)
     losses.copy_(nll_loss(log_probabilities, targets, ignore_index=ignored, reduction="none"))
     gradients = log_probabilities.exp_()
-    is_scored = targets != ignored
-    scored_rows = is_scored.nonzero().squeeze(-1)
-    gradients[scored_rows, targets[scored_rows]] -= 1.0
-    gradients.masked_fill_(~is_scored.unsqueeze(-1), 0.0)
+    is_scored = (targets != ignored).unsqueeze(-1)
+    columns = targets.unsqueeze(-1).where(is_scored, 0)
+    gradients.scatter_add_(1, columns, gradients.new_full((), -1.0).expand_as(columns))
+    gradients.masked_fill_(~is_scored, 0.0)
     logits[:, :vocab] = gradients
     logits[:, vocab:] = 0.0

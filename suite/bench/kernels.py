@@ -193,7 +193,7 @@ class _Timer:
             if name in troubles:
                 continue
             try:
-                trial = _Trial(contender, inputs, self._stopwatch)
+                trial = _Trial(contender, inputs, generator, self._stopwatch)
             except Exception as error:
                 troubles[name] = _trouble(error)
             else:
@@ -234,7 +234,7 @@ class _Timed:
 class _Trial:
     """A contender with its inputs, after its first calls."""
 
-    def __init__(self, contender: Contender, inputs: Inputs, stopwatch: Stopwatch) -> None:
+    def __init__(self, contender: Contender, inputs: Inputs, generator: torch.Generator, stopwatch: Stopwatch) -> None:
         self.name = contender.name
         laid_out = contender.laid_out(inputs)
         leaves = leaves_of(laid_out)
@@ -247,7 +247,7 @@ class _Trial:
             first_forward = stopwatch(forward)
         self.receipt = {operation: sorted(names) for operation, names in ran.items()}
         # Laid out in memory like the outputs, so that nobody has to transpose them first.
-        weights = [torch.randn_like(output) for output in as_tuple(forward())]
+        weights = [torch.empty_like(output).normal_(generator=generator) for output in as_tuple(forward())]
 
         def forward_backward() -> tuple[Tensor, ...]:
             outputs = as_tuple(contender.call(laid_out | leaves))

@@ -10,6 +10,8 @@ from functools import cached_property
 
 import torch
 
+from suite.measure.graph import capture, rehearse
+
 Run = Callable[[], object]
 
 _FLUSHED_BYTES = 256 * 2**20
@@ -195,13 +197,6 @@ def captured(run: Run, device: torch.device) -> Run:
     Raises:
         RuntimeError: it does something that a graph cannot hold.
     """
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        run()
-    torch.cuda.current_stream(device).wait_stream(stream)
+    rehearse(run, device)
     torch.cuda.synchronize(device)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay
+    return capture(run, device)

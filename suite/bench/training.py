@@ -37,6 +37,7 @@ from suite.registry import Registry
 from suite.spec import Budget, Choice, Device, PositiveInt, Precision, Seed, Settings, ShellSettings
 from suite.store import write_checked
 from suite.trainee import Learner
+from suite.training_steps import TrainingSteps
 
 FORMAT_VERSION = 1
 """Version of the file's layout."""
@@ -226,7 +227,7 @@ def measure_training(
         }
     with _explained():
         if is_graphed:
-            contestants["graphed"] = _captured(learner, inputs, targets)
+            contestants["graphed"] = _graphed(learner, inputs, targets)
         for peer in peers:
             memory = PeakMemory(device)
             model, step = _mamba_ssm(request, learner, inputs, targets)
@@ -322,13 +323,20 @@ def _rehearsed(model: nn.Module, step: Callable[[], object], memory: PeakMemory,
     return _Contestant(num_parameters, step, call_seconds(step, device), memory.of(step))
 
 
-def _captured(learner: Learner, inputs: Tensor, targets: Tensor) -> _Contestant:
+def _graphed(learner: Learner, inputs: Tensor, targets: Tensor) -> _Contestant:
+    steps = TrainingSteps(learner)
+    steps(inputs, targets)
     started = time.perf_counter()
-    replays: list[Callable[[], object]] = []
-    peak_memory_bytes = learner.memory.of(lambda: replays.append(learner.captured_step(inputs, targets)))
-    replays[0]()
+    peak_memory_bytes = learner.memory.of(lambda: steps(inputs, targets))
     torch.cuda.synchronize(learner.device)
-    return _Contestant(learner.shell.num_parameters, replays[0], time.perf_counter() - started, peak_memory_bytes)
+    if steps.not_graphed is not None:
+        raise UsageError(f"--graph: a step of this model cannot be a CUDA graph: {steps.not_graphed}")
+    return _Contestant(
+        learner.shell.num_parameters,
+        lambda: steps(inputs, targets),
+        time.perf_counter() - started,
+        peak_memory_bytes,
+    )
 
 
 def _in_turns(

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from kernels.cross_entropy import chunks, linear_cross_entropy, triton_chunked
 from kernels.dispatch import receipt
+from kernels.embedding import embedding
 from kernels.rms_norm import add_rms_norm, triton_norm
 from suite.registry import Registry
 from suite.spec import Budget, ShellSettings
 from suite.trainee import Learner
+from suite.training_steps import TrainingSteps
 from tests.kernels.comparison import assert_agrees
 
 pytestmark = pytest.mark.gpu
@@ -162,7 +164,7 @@ def _learner(vocab_size: int) -> Learner:
         vocab_size,
         device=CUDA,
         precision="bf16",
-        budget=Budget(),
+        budget=Budget(warmup_steps=4),
         learning_rate=1e-3,
         seed=0,
     )
@@ -185,13 +187,53 @@ def test_a_training_step_never_waits_for_the_device(vocab_size: int) -> None:
     assert bool(loss.isfinite())
 
 
-def test_a_captured_step_trains_like_the_step_it_was_captured_from() -> None:
-    (eager, captured), tokens = (_learner(30_000), _learner(30_000)), _random_tokens(30_000)
-    replay = captured.captured_step(*tokens)  # takes one step on the way
-    replay()
-    replay()
-    for _ in range(3):
-        eager.training_step(*tokens)
-    others = captured.shell.state_dict()
-    for name, weight in eager.shell.state_dict().items():
+def _assert_same_weights(one: Learner, other: Learner) -> None:
+    others = other.shell.state_dict()
+    for name, weight in one.shell.state_dict().items():
         assert float((weight - others[name]).norm()) <= 1e-3 * float(weight.norm()), name
+
+
+@pytest.mark.parametrize("vocab_size", [16, 30_000])
+def test_replayed_steps_train_like_called_ones_on_every_batch_and_at_every_rate(vocab_size: int) -> None:
+    called, replayed = _learner(vocab_size), _learner(vocab_size)
+    steps = TrainingSteps(replayed)
+    for step in range(5):
+        tokens = _random_tokens(vocab_size)
+        for learner in (called, replayed):
+            learner.set_learning_rate(step)
+        loss = called.training_step(*tokens)
+        replayed_loss = steps(*(x.cpu().pin_memory() for x in tokens))
+        assert float(replayed_loss) == pytest.approx(float(loss), rel=1e-4)
+    assert steps.not_graphed is None
+    _assert_same_weights(called, replayed)
+
+
+def test_a_step_that_waits_for_the_device_is_called_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    called, waiting = _learner(16), _learner(16)
+    original = waiting.training_step
+
+    def training_step(inputs: Tensor, targets: Tensor) -> Tensor:
+        float(inputs.sum())
+        return original(inputs, targets)
+
+    monkeypatch.setattr(waiting, "training_step", training_step)
+    steps = TrainingSteps(waiting)
+    for _ in range(4):
+        tokens = _random_tokens(16)
+        called.training_step(*tokens)
+        steps(*tokens)
+    assert steps.not_graphed is not None
+    _assert_same_weights(called, waiting)
+    assert bool(torch.randn(3, device=CUDA).isfinite().all()), "the device still draws"
+
+
+def _embed(weight: Tensor, tokens: Tensor, implementation: str) -> Tensor:
+    return embedding(tokens, weight, implementation=implementation)
+
+
+@pytest.mark.parametrize(("rows", "vocab"), [(1, 1), (700, 16), (30_000, 256)])
+def test_an_embeddings_gradient_agrees_with_its_specification(rows: int, vocab: int) -> None:
+    tokens = torch.randint(vocab, (rows,), device=CUDA)
+    weight = torch.randn(vocab, 64, device=CUDA)
+    one_hot, torch_s = (partial(_embed, tokens=tokens, implementation=name) for name in ("one_hot", "torch"))
+    assert_agrees(one_hot, torch_s, {"weight": weight}, torch.float32)
