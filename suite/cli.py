@@ -79,7 +79,7 @@ def run(
     plugin: Plugins = None,
     out: Annotated[Path, typer.Option(help="Results folder; the same command goes on where it stopped.")] = DEFAULT_OUT,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Accuracy cells at a time; one a CPU core, one on a GPU.")
+        int | None, typer.Option(min=1, help="Accuracy cells at a time; one a CPU core, or some on each GPU.")
     ] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds of silence after which a cell is given up.")] = 600.0,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells again.")] = False,
@@ -87,7 +87,7 @@ def run(
 ) -> None:
     """Run models on tasks, measure accuracy and cost, and write a report."""
     from reports.formatting import counted
-    from suite.executors.local import LocalExecutor
+    from suite.executors.local import local_executor
     from suite.plan import Request, parse_assignments, plan, read_experiment
     from suite.registry import Registry
     from suite.runner import missing_cells
@@ -113,9 +113,8 @@ def run(
     with store.writing():
         missing = missing_cells(spec, store.records(), retry_failed=retry_failed)
         _announce(spec, len(missing), out)
-        num_jobs = jobs or (1 if spec.cells[0].device == "cuda" else _num_cores())
         store.write_spec(spec)
-        interrupted = _run_cells(missing, store, LocalExecutor(num_jobs, timeout, spec.plugins))
+        interrupted = _run_cells(missing, store, local_executor(spec, jobs, timeout))
     records = _of_spec(store.records(), spec)
     if records:
         page = _publish(records, spec, out)
@@ -362,10 +361,6 @@ def _seeds(text: str | None) -> list[int] | None:
         return [int(seed) for seed in text.split(",")]
     except ValueError:
         raise UsageError(f"--seeds {text}: expected whole numbers between commas, for example 0,1,2") from None
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _this_command() -> str:

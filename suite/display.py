@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from suite.executors.local import Advanced, Ended, Event, Started
+from suite.executors.local import Advanced, Ended, Event, PutOff, Started
 from suite.records import Record
 from suite.spec import Cell
 
@@ -104,6 +104,8 @@ class _Bars:
                 self._progress.update(self._bars[cell.id], completed=fraction)
                 if note is not None:
                     self._progress.update(self._bars[cell.id], note=note)
+            case PutOff(cell):
+                self._progress.remove_task(self._bars.pop(cell.id))
             case Ended(record):
                 self._progress.remove_task(self._bars.pop(record.cell_id))
                 self._num_ended += 1

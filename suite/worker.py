@@ -8,7 +8,6 @@ What cells print goes to standard error, which the runner keeps: a plugin's `pri
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
@@ -24,6 +23,7 @@ from typing import Any, TextIO
 
 from suite.environment import describe_environment
 from suite.errors import Diverged, SuiteError
+from suite.lifeline import die_with_the_parent
 from suite.measure.memory import is_out_of_memory, stated_bytes
 from suite.progress import Progress
 from suite.records import Environment, Failure, Measurement, Record
@@ -37,7 +37,7 @@ Send = Callable[[dict[str, Any]], None]
 def main() -> None:
     """Runs cells until standard input ends. Arguments: the plugin files."""
     events = _take_over_stdout()
-    _die_with_the_runner()
+    die_with_the_parent(signal.SIGKILL)
     # Ctrl-C reaches the whole terminal; the runner decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     registry = Registry([Path(path) for path in sys.argv[1:]])
@@ -109,14 +109,6 @@ def _take_over_stdout() -> TextIO:
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return events
-
-
-def _die_with_the_runner() -> None:
-    """Asks Linux to kill this process when the runner dies, even by SIGKILL, so that none is left behind."""
-    if sys.platform != "linux":
-        return
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _bound_memory() -> None:

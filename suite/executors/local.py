@@ -1,6 +1,7 @@
 """Cells in worker processes on this machine. A worker serves cell after cell until one takes it down.
 
-Accuracy cells share the machine, `num_jobs` at a time. Cost cells run alone: one worker, all threads, nobody beside.
+Accuracy cells share the machine, `num_jobs` at a time, spread over its GPUs. What fails where others work on the same
+GPU may be their fault: it runs again alone. Cost cells run alone: one worker, all threads, nobody beside.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ import tempfile
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
+from suite.executors.gpus import can_be_shared, multi_process_service, visible_gpus
 from suite.records import Failure, Record
-from suite.spec import Cell
+from suite.spec import Cell, RunSpec
 
 _READ_BYTES = 1 << 16
 
@@ -54,7 +57,20 @@ class Ended:
     record: Record
 
 
-Event = Started | Advanced | Ended
+@dataclass(frozen=True)
+class PutOff:
+    """The cell failed beside others, which may be why, and will run again without them."""
+
+    cell: Cell
+
+
+Event = Started | Advanced | Ended | PutOff
+
+_JOBS_A_GPU = 4
+"""Accuracy cells that share a GPU: more gain little, the GPU is busy."""
+
+_OWN_FAULTS = ("diverged", "timed_out")
+"""Kinds of failure that others on the same GPU do not cause."""
 
 
 @dataclass
@@ -66,28 +82,44 @@ class LocalExecutor:
     silence_seconds: float
     """A worker that says nothing for longer is taken to hang; its cell fails as `timed_out`."""
     plugins: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
+    """What CUDA_VISIBLE_DEVICES calls those that cells are spread over; none for cells on the CPU."""
     _workers: list[_Worker] = field(default_factory=list)
 
     def execute(self, cells: Sequence[Cell]) -> Iterator[Event]:
         """Runs every cell once; events come as they happen. Closing the iterator ends the workers."""
         shared = deque(cell for cell in cells if cell.kind == "accuracy")
         alone = deque(cell for cell in cells if cell.kind == "cost")
-        num_cores = len(os.sched_getaffinity(0))
+        num_cores = _num_cores()
         num_jobs = min(self.num_jobs, max(1, len(shared)))
         try:
+            if 0 < len(self.gpus) < num_jobs:
+                put_off: deque[Cell] = deque()
+                with multi_process_service() as joined:
+                    for event in self._drain(shared, num_jobs, max(1, num_cores // num_jobs), joined):
+                        if isinstance(event, Ended) and _may_be_the_fault_of_others(event.record):
+                            put_off.append(event.record.cell)
+                            yield PutOff(event.record.cell)
+                        else:
+                            yield event
+                    self._stop(keep=0)
+                shared, num_jobs = put_off, len(self.gpus)
             yield from self._drain(shared, num_jobs, max(1, num_cores // num_jobs))
-            self._stop(keep=1)
+            # On a machine with several GPUs, all costs are those of the first.
+            self._stop(keep=0 if self.gpus else 1)
             yield from self._drain(alone, 1, num_cores)
         finally:
             self._stop(keep=0)
 
-    def _drain(self, cells: deque[Cell], num_jobs: int, num_threads: int) -> Iterator[Event]:
+    def _drain(
+        self, cells: deque[Cell], num_jobs: int, num_threads: int, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> Iterator[Event]:
         while cells or any(worker.cell for worker in self._workers):
             for worker in [worker for worker in self._workers if not worker.alive]:
                 self._workers.remove(worker)
             num_busy = sum(worker.cell is not None for worker in self._workers)
             while len(self._workers) < min(num_jobs, num_busy + len(cells)):
-                self._workers.append(_Worker(self.plugins))
+                self._workers.append(_Worker(self.plugins, self._emptiest_gpu(), environment))
             for worker in self._workers:
                 if worker.cell is None and cells:
                     cell = cells.popleft()
@@ -110,15 +142,31 @@ class LocalExecutor:
                     "timed_out", f"no sign of life for {self.silence_seconds:g} s. --timeout allows more"
                 )
 
+    def _emptiest_gpu(self) -> str | None:
+        """The one with the fewest workers."""
+        taken = [worker.gpu for worker in self._workers]
+        return min(self.gpus, key=taken.count, default=None)
+
     def _stop(self, keep: int) -> None:
         while len(self._workers) > keep:
             self._workers.pop().kill()
 
 
+def local_executor(spec: RunSpec, num_jobs: int | None, silence_seconds: float) -> LocalExecutor:
+    """What runs the cells of `spec` here; if not told, one accuracy cell a CPU core, or a few on each GPU."""
+    gpus = visible_gpus() if spec.cells[0].device == "cuda" else ()
+    if num_jobs is None:
+        num_jobs = _num_cores()
+        if gpus:
+            num_jobs = min(num_jobs, len(gpus) * (_JOBS_A_GPU if can_be_shared() else 1))
+    return LocalExecutor(num_jobs, silence_seconds, spec.plugins, gpus)
+
+
 class _Worker:
     """A `suite.worker` process and the cell it is busy with."""
 
-    def __init__(self, plugins: Sequence[str]) -> None:
+    def __init__(self, plugins: Sequence[str], gpu: str | None, environment: Mapping[str, str]) -> None:
+        self.gpu = gpu
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker)
         # A session of its own keeps the terminal's Ctrl-C away; the runner ends it in its own way.
         self._process = subprocess.Popen(
@@ -130,7 +178,7 @@ class _Worker:
             # A buffer of our own could hold the end of a message that `select` never announces.
             bufsize=0,
             start_new_session=True,
-            env=_worker_environment(),
+            env=_worker_environment() | dict(environment) | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}),
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -220,6 +268,14 @@ class _Worker:
         if code < 0:
             return f"the worker died of {signal.Signals(-code).name}"
         return f"the worker exited with code {code} without a result"
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _may_be_the_fault_of_others(record: Record) -> bool:
+    return record.failure is not None and record.failure.kind not in _OWN_FAULTS
 
 
 def _worker_environment() -> dict[str, str]:

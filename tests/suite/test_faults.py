@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from suite.executors.local import Advanced, Ended, LocalExecutor, Started
+from suite.errors import DeviceError
+from suite.executors.local import Advanced, Ended, LocalExecutor, PutOff, Started
 from suite.records import Record
 from suite.spec import Budget, Cell, Choice
 from tests.suite.builders import FAULTY, FAULTY_SHA256, cell
@@ -125,3 +128,42 @@ def test_a_record_says_what_really_ran_and_where(kind: str) -> None:
     names = [name for group in measurement.parameter_groups for name in group["names"]]
     assert "branches.0.gain" in names
     assert len(names) == len(set(names))
+
+
+def test_what_fails_beside_others_on_a_gpu_runs_again_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _put_on_path(tmp_path, monkeypatch, 'test "$1" = -f || exit 0; touch "$CUDA_MPS_PIPE_DIRECTORY/control"; sleep 60')
+    broken, sound = _faulty("exit"), [_faulty("none", seed) for seed in range(3)]
+    executor = LocalExecutor(num_jobs=2, silence_seconds=60.0, plugins=(str(FAULTY),), gpus=("0",))
+    events = list(executor.execute([broken, *sound]))
+    assert [event.cell for event in events if isinstance(event, PutOff)] == [broken]
+    assert [event.cell for event in events if isinstance(event, Started)].count(broken) == 2
+    records = {event.record.cell_id: event.record for event in events if isinstance(event, Ended)}
+    assert set(records) == {broken.id, *(each.id for each in sound)}
+    assert records[broken.id].failure is not None
+    assert events.index(next(event for event in events if isinstance(event, PutOff))) < len(events) - 1
+    assert isinstance(events[-1], Ended)
+    assert events[-1].record.cell_id == broken.id, "it is the last to end"
+
+
+def test_a_service_that_does_not_start_is_an_error_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _put_on_path(tmp_path, monkeypatch, "exit 1")
+    executor = LocalExecutor(num_jobs=2, silence_seconds=60.0, gpus=("0",))
+    with pytest.raises(DeviceError, match=r"does not start.*--jobs 1"):
+        list(executor.execute([_faulty("none", seed) for seed in range(2)]))
+
+
+def test_workers_are_spread_over_the_gpus() -> None:
+    executor = LocalExecutor(num_jobs=2, silence_seconds=60.0, plugins=(str(FAULTY),), gpus=("GPU-a", "GPU-b"))
+    cells = [_faulty("gpu", seed) for seed in range(2)]
+    failures = [event.record.failure for event in executor.execute(cells) if isinstance(event, Ended)]
+    assert {failure.message for failure in failures if failure} == {"RuntimeError: GPU-a", "RuntimeError: GPU-b"}
+
+
+def _put_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Something that is called like the service's program and does as told."""
+    program = folder / "nvidia-cuda-mps-control"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)

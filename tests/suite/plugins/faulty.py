@@ -56,7 +56,9 @@ class Faulty(Model):
     name = "faulty"
 
     class Options(Settings):
-        fault: Literal["none", "raise", "memory", "nan", "exit", "segfault", "kill", "hang", "print"] = "none"
+        fault: Literal["none", "raise", "memory", "nan", "exit", "segfault", "kill", "hang", "print", "say_gpu"] = (
+            "none"
+        )
 
     def branches(self, shell: ShellSettings) -> Sequence[nn.Module]:
         return [_FaultyBranch(shell.width, self.options.fault)]
@@ -84,6 +86,8 @@ class _FaultyBranch(nn.Module):
                 os.kill(os.getpid(), signal.SIGKILL)
             case "hang":
                 time.sleep(3600)
+            case "gpu":
+                raise RuntimeError(os.environ["CUDA_VISIBLE_DEVICES"])
             case "print":
                 print('{"event": "record"}', flush=True)
         return x * self.gain
