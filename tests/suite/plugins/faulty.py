@@ -56,9 +56,7 @@ class Faulty(Model):
     name = "faulty"
 
     class Options(Settings):
-        fault: Literal["none", "raise", "memory", "nan", "exit", "segfault", "kill", "hang", "print", "say_gpu"] = (
-            "none"
-        )
+        fault: Literal["none", "raise", "memory", "nan", "exit", "segfault", "kill", "hang", "print", "gpu"] = "none"
 
     def branches(self, shell: ShellSettings) -> Sequence[nn.Module]:
         return [_FaultyBranch(shell.width, self.options.fault)]
