@@ -19,7 +19,7 @@ class S4dConv(KernelBenchmark):
     operation = OPERATION
     axes = {"B": None, "L": None, "D": None, "N": 32}
     shapes = {
-        "cuda": ("B8_L2048_D1024", "B8_L16384_D1024", "B1_L131072_D1024", "B3_L1001_D65"),
+        "cuda": ("B8_L2048_D1024", "B8_L16384_D1024", "B1_L1048576_D1024", "B3_L1001_D65"),
         "cpu": ("B1_L2048_D256", "B4_L512_D64", "B3_L777_D65"),
         "quick": ("B2_L256_D64",),
     }
