@@ -38,8 +38,7 @@ def measure_accuracy(trainee: Trainee, listener: Listener) -> Accuracy:
         trainee.set_learning_rate(step - 1)
         # The batches up to the first validation are drawn by every model that gets that far, so their digests compare.
         is_hashed = step <= budget.evaluate_every
-        inputs, targets = trainee.drawn("train", step - 1, budget.batch_size, task.length, hashed=is_hashed)
-        losses.append(steps(inputs, targets))
+        losses.append(steps(trainee.drawn("train", step - 1, budget.batch_size, task.length, hashed=is_hashed)))
         if time.perf_counter() - last_told > _SECONDS_BETWEEN_NEWS:
             last_told = time.perf_counter()
             listener(Progress(step / budget.steps, f"step {step:,}, loss {float(losses[-1]):.3f}"))

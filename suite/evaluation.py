@@ -15,24 +15,34 @@ from suite.progress import Listener, Progress
 from suite.records import Evaluation
 from suite.trainee import Trainee
 
+_TOKENS_AT_ONCE = 2**16
+"""What a GPU scores in one forward pass, if a training batch has fewer."""
+
 
 @torch.no_grad()
 def evaluate(
     trainee: Trainee, split: Split, length: int, num_sequences: int, *, hashed: bool, listener: Listener
 ) -> Evaluation:
-    """Scores `num_sequences` fresh sequences, in batches of about as many tokens as a training batch.
+    """Scores `num_sequences` fresh sequences, drawn in batches of about as many tokens as a training batch.
+
+    A GPU scores several of them at once, so that a small model does not wait for the host.
 
     Raises:
         Diverged: the loss is not a finite number.
     """
     training_tokens = trainee.budget.batch_size * trainee.task.length
     batch_size = max(1, min(num_sequences, training_tokens // length))
+    num_at_once = max(1, _TOKENS_AT_ONCE // (batch_size * length)) if trainee.device.type == "cuda" else 1
     tally = _Tally(length, trainee.device, is_text=trainee.task.metric == "bits_per_byte")
     trainee.shell.eval()
-    for step, num_drawn in enumerate(range(0, num_sequences, batch_size)):
+    sizes = [min(batch_size, num_sequences - first) for first in range(0, num_sequences, batch_size)]
+    for first in range(0, len(sizes), num_at_once):
         listener(Progress(1.0, f"testing at {length:,} tokens") if split == "test" else Progress(None, None))
-        size = min(batch_size, num_sequences - num_drawn)
-        inputs, targets = trainee.batch(split, step, size, length, hashed=hashed)
+        drawn = [
+            trainee.batch(split, first + index, size, length, hashed=hashed)
+            for index, size in enumerate(sizes[first : first + num_at_once])
+        ]
+        inputs, targets = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         tally.add(trainee.logits(inputs), targets)
     trainee.shell.train()
     return tally.result()

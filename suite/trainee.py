@@ -7,14 +7,13 @@ import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from models.shell import Shell, parameter_groups
 from suite.errors import PluginError
 from suite.measure.memory import PeakMemory
-from suite.plugin import IntArray, Model, Split, Task, keyed_generator
+from suite.plugin import Model, Split, Task, keyed_generator
 from suite.registry import Kind, Registry
 from suite.spec import Budget, Cell, Choice, Precision, ShellSettings
 
@@ -124,21 +123,21 @@ class Trainee(Learner):
 
     def batch(self, split: Split, step: int, batch_size: int, length: int, *, hashed: bool) -> tuple[Tensor, Tensor]:
         """The inputs and targets of one batch, each (batch, length), on the device."""
-        inputs, targets = self.drawn(split, step, batch_size, length, hashed=hashed)
-        return inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
+        drawn = self.drawn(split, step, batch_size, length, hashed=hashed)
+        inputs, targets = drawn.to(self.device, non_blocking=True)
+        return inputs, targets
 
-    def drawn(self, split: Split, step: int, batch_size: int, length: int, *, hashed: bool) -> tuple[Tensor, Tensor]:
-        """The inputs and targets of one batch, each (batch, length), on the host."""
+    def drawn(self, split: Split, step: int, batch_size: int, length: int, *, hashed: bool) -> Tensor:
+        """The inputs and targets of one batch, (2, batch, length), on the host."""
         rng = keyed_generator(self.cell.task, self.cell.seed or 0, split, step)
         batch = self.task.sample(rng, split=split, batch_size=batch_size, length=length)
         if hashed:
             self._digest.update(batch.sha256().encode())
-        return self._for_device(batch.inputs), self._for_device(batch.targets)
-
-    def _for_device(self, array: IntArray) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
         # From pageable memory the copy, and so the host, would wait for all that is queued on the device.
-        return tensor.pin_memory() if self.device.type == "cuda" else tensor
+        drawn = torch.empty((2, *batch.inputs.shape), dtype=torch.int64, pin_memory=self.device.type == "cuda")
+        for held, array in zip(drawn, (batch.inputs, batch.targets), strict=True):
+            held.copy_(torch.from_numpy(array))
+        return drawn
 
 
 def parse_plugins(cell: Cell, registry: Registry) -> tuple[Model, Task]:

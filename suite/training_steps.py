@@ -24,25 +24,22 @@ class TrainingSteps:
     def __init__(self, learner: Learner) -> None:
         self._learner = learner
         self._take: Callable[[], None] = self._rehearsal
-        self._batch: tuple[Tensor, Tensor] | None = None
+        self._batch: Tensor | None = None
         self._is_on_gpu = learner.device.type == "cuda"
         self.not_graphed = None if self._is_on_gpu else "there are no CUDA graphs on a CPU"
         """Why steps are called from Python; None if they are replayed."""
 
-    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, batch: Tensor) -> Tensor:
         """One optimizer step; gives the mean loss over the scored positions, in nats. Does not wait for the device.
 
         Args:
-            inputs: tokens, (batch, length), on the host or the device; the same size in every call.
-            targets: what belongs to each position, likewise.
+            batch: tokens and what belongs to each, (2, batch, length), on the host or the device; always of one size.
         """
         if not self._is_on_gpu:
-            return self._learner.training_step(inputs, targets)
+            return self._learner.training_step(*batch)
         if self._batch is None:
-            device = self._learner.device
-            self._batch = torch.empty_like(inputs, device=device), torch.empty_like(targets, device=device)
-        for held, given in zip(self._batch, (inputs, targets), strict=True):
-            held.copy_(given, non_blocking=True)
+            self._batch = torch.empty_like(batch, device=self._learner.device)
+        self._batch.copy_(batch, non_blocking=True)
         self._take()
         return self._loss.clone()
 

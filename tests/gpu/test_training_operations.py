@@ -202,7 +202,7 @@ def test_replayed_steps_train_like_called_ones_on_every_batch_and_at_every_rate(
         for learner in (called, replayed):
             learner.set_learning_rate(step)
         loss = called.training_step(*tokens)
-        replayed_loss = steps(*(x.cpu().pin_memory() for x in tokens))
+        replayed_loss = steps(torch.stack(tokens).cpu().pin_memory())
         assert float(replayed_loss) == pytest.approx(float(loss), rel=1e-4)
     assert steps.not_graphed is None
     _assert_same_weights(called, replayed)
@@ -221,7 +221,7 @@ def test_a_step_that_waits_for_the_device_is_called_and_says_so(monkeypatch: pyt
     for _ in range(4):
         tokens = _random_tokens(16)
         called.training_step(*tokens)
-        steps(*tokens)
+        steps(torch.stack(tokens))
     assert steps.not_graphed is not None
     _assert_same_weights(called, waiting)
     assert bool(torch.randn(3, device=CUDA).isfinite().all()), "the device still draws"
