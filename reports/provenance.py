@@ -15,12 +15,16 @@ from suite.records import Environment, Record
 def implementations_table(results: Results) -> Table | None:
     """The implementation of every operation that really ran, by model; None if nothing was measured."""
     ran: dict[ModelVariant, dict[str, set[str]]] = {}
+    steps: dict[ModelVariant, set[str]] = {}
     places: dict[ModelVariant, set[tuple[str, str]]] = {}
     for outcome in results.outcomes:
         if outcome.measurement is None:
             continue
         model = results.model_of[outcome.cell.id]
         places.setdefault(model, set()).add((outcome.cell.device, outcome.cell.precision))
+        if outcome.measurement.accuracy is not None:
+            not_graphed = outcome.measurement.accuracy.steps_not_graphed
+            steps.setdefault(model, set()).add("replayed as one CUDA graph" if not_graphed is None else "called")
         operations = ran.setdefault(model, {})
         for operation, implementations in outcome.measurement.implementations.items():
             operations.setdefault(operation, set()).update(implementations)
@@ -35,6 +39,7 @@ def implementations_table(results: Results) -> Table | None:
         columns=(
             Column(title="Device", is_text=True),
             Column(title="Precision", is_text=True),
+            Column(title="Training steps", is_text=True),
             *(Column(title=name, is_text=True) for name in names),
         ),
         rows=tuple(
@@ -44,6 +49,7 @@ def implementations_table(results: Results) -> Table | None:
                 cells=(
                     text_cell(", ".join(sorted({device for device, _ in places[model]}))),
                     text_cell(", ".join(sorted({precision for _, precision in places[model]}))),
+                    text_cell(" + ".join(sorted(steps.get(model, ())))),
                     *(text_cell(" + ".join(sorted(ran[model].get(name, ())))) for name in names),
                 ),
             )
