@@ -8,6 +8,7 @@ from reports import accuracy_tables, cost_tables, failures, plots, provenance, s
 from reports.document import Chart, Report, Section, Table
 from reports.findings import key_findings, what_was_compared
 from reports.gathering import gather
+from reports.reproduction import choices_section, reproduction_section
 from reports.results import Results
 from suite.records import Record
 from suite.spec import RunSpec
@@ -29,6 +30,8 @@ def build_report(records: Iterable[Record], spec: RunSpec | None = None) -> Repo
         empty = Section(name="summary", title="In short", paragraphs=("There are no records and no cells to show.",))
         return Report(title=TITLE, subtitle="", models=(), sections=(empty,))
     sections = [
+        reproduction_section(results),
+        choices_section(results),
         Section(
             name="summary",
             title="In short",
@@ -79,7 +82,7 @@ def build_report(records: Iterable[Record], spec: RunSpec | None = None) -> Repo
         ),
     ]
     return Report(
-        title=TITLE,
+        title=_title(results),
         subtitle=_subtitle(results),
         models=tuple(model.label for model in results.models),
         sections=tuple(section for section in sections if section is not None),
@@ -119,6 +122,12 @@ def _provenance_section(results: Results) -> Section:
         paragraphs=("Read from the records that the cells wrote themselves, not from what was asked for.",),
         tables=tuple(table for table in tables if table is not None),
     )
+
+
+def _title(results: Results) -> str:
+    if results.spec is None or results.spec.reproduction is None:
+        return TITLE
+    return f"{results.spec.reproduction.experiment}, reproduced"
 
 
 def _subtitle(results: Results) -> str:

@@ -11,7 +11,7 @@ from reports.document import Column, Row, Table, TableCell, number_cell, text_ce
 from reports.formatting import counted
 from reports.results import AccuracyEntry, ModelVariant, Outcome, Results
 from suite.records import Measurement
-from suite.spec import Cell, canonical_json
+from suite.spec import Cell, Reproduction, canonical_json
 
 
 def configurations_table(results: Results) -> Table | None:
@@ -134,8 +134,10 @@ def reproduction_commands(results: Results) -> tuple[str, ...]:
         return checkout
     command = ["suite", "run", "--models", ",".join(models), "--tasks", ",".join(tasks)]
     if spec is not None:
+        if spec.reproduction is not None:
+            command = ["suite", "reproduce", spec.reproduction.experiment, *_rows_option(spec.reproduction)]
         command += ["--preset", spec.preset, *_place_options(spec.cells)]
-        if set(spec.measure) != {"accuracy", "cost"}:
+        if set(spec.measure) != {"accuracy", "cost"} and spec.reproduction is None:
             command += ["--measure", ",".join(spec.measure)]
         for section, values in spec.overrides.items():
             for key, value in values.items():
@@ -143,6 +145,13 @@ def reproduction_commands(results: Results) -> tuple[str, ...]:
         for plugin in spec.plugins:
             command += ["--plugin", plugin]
     return (*checkout, shlex.join(formatting.visible(word) for word in command))
+
+
+def _rows_option(reproduction: Reproduction) -> list[str]:
+    """The rows, where some were left out."""
+    if all(difference.setting != "rows" for difference in reproduction.differences):
+        return []
+    return ["--rows", ",".join(dict.fromkeys(comparison.row for comparison in reproduction.comparisons))]
 
 
 def _place_options(cells: Iterable[Cell]) -> list[str]:

@@ -89,7 +89,11 @@ def _test(trainee: Trainee, listener: Listener) -> tuple[list[Evaluation], dict[
     """Scores at every test length; a length that cannot be scored is named with its reason."""
     test: list[Evaluation] = []
     untested: dict[str, str] = {}
+    longest = trainee.budget.longest_test
     for length in trainee.task.test_lengths:
+        if longest is not None and length > longest:
+            untested[str(length)] = f"longer than budget.longest_test = {longest:,}"
+            continue
         try:
             num_sequences = trainee.budget.test_batches * trainee.budget.batch_size
             test.append(evaluate(trainee, "test", length, num_sequences, hashed=True, listener=listener))

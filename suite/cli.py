@@ -5,30 +5,23 @@ Exit codes: 0 done, 1 done but some cell failed or a contract is broken, 2 bad i
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shlex
-import signal
 import sys
-import webbrowser
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from suite.bench.commands import bench
-from suite.errors import StoreError, SuiteError, UsageError
+from suite.errors import SuiteError, UsageError
+from suite.reproduction.commands import reproduce
+from suite.terminal import carry_out, console, errors, names, of_spec, open_page, seed_numbers, write_file
 
 if TYPE_CHECKING:
-    from suite.executors.local import LocalExecutor
     from suite.records import Record
     from suite.registry import Entry
-    from suite.spec import Cell, RunSpec
-    from suite.store import Store
+    from suite.spec import RunSpec
 
 app = typer.Typer(
     name="suite",
@@ -39,13 +32,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(bench)
-console = Console()
-errors = Console(stderr=True)
 
 DEFAULT_OUT = Path("results")
-
-_MAIN_SECTIONS = ("summary", "accuracy", "throughput", "memory", "failures")
-"""What the terminal shows at the end of a run; the page and `suite report` show all."""
 
 
 class Format(StrEnum):
@@ -86,22 +74,18 @@ def run(
     open_report: Annotated[bool, typer.Option("--open", help="Open the report in a browser at the end.")] = False,
 ) -> None:
     """Run models on tasks, measure accuracy and cost, and write a report."""
-    from reports.formatting import counted
-    from suite.executors.local import local_executor
     from suite.plan import Request, parse_assignments, plan, read_experiment
     from suite.registry import Registry
-    from suite.runner import missing_cells
-    from suite.store import Store
 
     fields = read_experiment(experiment) if experiment else {"overrides": {}}
     for section, values in parse_assignments(assignments or []).items():
         fields["overrides"][section] = fields["overrides"].get(section, {}) | values
     given = {
-        "models": _names(models),
-        "tasks": _names(tasks),
+        "models": names(models),
+        "tasks": names(tasks),
         "preset": preset,
-        "seeds": _seeds(seeds),
-        "measure": _names(measure),
+        "seeds": seed_numbers(seeds),
+        "measure": names(measure),
         "device": device,
         "precision": precision,
         "plugins": [str(path.resolve()) for path in plugin] if plugin else None,
@@ -109,34 +93,10 @@ def run(
     fields |= {key: value for key, value in given.items() if value is not None}
     request = Request.parse(fields, where="run")
     spec = plan(request, Registry([Path(path) for path in request.plugins]))
-    store = Store(out)
-    with store.writing():
-        missing = missing_cells(spec, store.records(), retry_failed=retry_failed)
-        _announce(spec, len(missing), out)
-        store.write_spec(spec)
-        interrupted = _run_cells(missing, store, local_executor(spec, jobs, timeout))
-    records = _of_spec(store.records(), spec)
-    if records:
-        page = _publish(records, spec, out)
-        if open_report:
-            _open(page)
-    if interrupted:
-        num_left = len(missing_cells(spec, records, retry_failed=retry_failed))
-        errors.print(
-            f"Interrupted. What finished is safe in {out}; {num_left} of {counted(len(spec.cells), 'cell')} left. "
-            f"Go on with:\n  {_this_command()}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
-        raise typer.Exit(130)
-    num_failed = len(missing_cells(spec, records, retry_failed=True))
-    if num_failed:
-        errors.print(
-            f"{counted(num_failed, 'cell')} failed; the report says why. --retry-failed runs them again.",
-            highlight=False,
-        )
-        raise typer.Exit(1)
+    carry_out(spec, out, num_jobs=jobs, timeout=timeout, retry_failed=retry_failed, opens_report=open_report)
+
+
+app.command()(reproduce)
 
 
 @app.command("list")
@@ -196,10 +156,10 @@ def report(
     if out is None:
         print(content)
         return
-    _write_file(out, content)
+    write_file(out, content)
     console.print(f"Report: {out}", soft_wrap=True, highlight=False)
     if open_report:
-        _open(out)
+        open_page(out)
 
 
 @app.command()
@@ -268,46 +228,6 @@ def main() -> None:
         sys.exit(1)
 
 
-def _run_cells(cells: list[Cell], store: Store, executor: LocalExecutor) -> bool:
-    """Runs the cells under a display; True if the user interrupted."""
-    from suite.display import display_for
-    from suite.runner import run as run_cells
-
-    events = run_cells(cells, store, executor)
-    try:
-        with _terminated_like_ctrl_c(), contextlib.closing(events), display_for(console, cells) as display:
-            for event in events:
-                display.show(event)
-    except KeyboardInterrupt:
-        return True
-    return False
-
-
-@contextlib.contextmanager
-def _terminated_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM ends a run as cleanly as Ctrl-C does."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _announce(spec: RunSpec, num_missing: int, out: Path) -> None:
-    from reports.formatting import counted
-
-    first = spec.cells[0]
-    num_done = len(spec.cells) - num_missing
-    done = f", {num_done} already done" if num_done else ""
-    console.print(
-        f"{counted(len(spec.models), 'model')} × {counted(len(spec.tasks), 'task')}, preset {spec.preset}, "
-        f"on {first.device} in {first.precision}: {counted(len(spec.cells), 'cell')}{done}. Results: {out}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-
-
 def _read(folder: Path, everything: bool) -> tuple[list[Record], RunSpec | None]:
     from suite.store import Store
 
@@ -315,56 +235,7 @@ def _read(folder: Path, everything: bool) -> tuple[list[Record], RunSpec | None]
     records, spec = store.records(), store.spec()
     if everything or spec is None:
         return records, None
-    return _of_spec(records, spec), spec
-
-
-def _of_spec(records: list[Record], spec: RunSpec) -> list[Record]:
-    wanted = {cell.id for cell in spec.cells}
-    return [record for record in records if record.cell_id in wanted]
-
-
-def _publish(records: list[Record], spec: RunSpec, out: Path) -> Path:
-    """Writes the page, prints its main tables and says where it lies."""
-    from reports import build_report, render
-
-    whole = build_report(records, spec)
-    page = (out / "report.html").resolve()
-    _write_file(page, render(whole, "html"))
-    print()
-    print(render(whole.only(*_MAIN_SECTIONS), "text"))
-    console.print(f"Report: {page}", soft_wrap=True, highlight=False)
-    return page
-
-
-def _write_file(path: Path, content: str) -> None:
-    try:
-        path.write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"The report cannot be written to {path}: {error.strerror}. Choose another --out") from error
-
-
-def _open(page: Path) -> None:
-    # Without a display, webbrowser would start a text browser and block the terminal.
-    has_display = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if not (has_display and webbrowser.open(page.resolve().as_uri())):
-        errors.print("No browser can be started here; open the page by hand.", highlight=False)
-
-
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _seeds(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        return [int(seed) for seed in text.split(",")]
-    except ValueError:
-        raise UsageError(f"--seeds {text}: expected whole numbers between commas, for example 0,1,2") from None
-
-
-def _this_command() -> str:
-    return shlex.join(["suite", *sys.argv[1:]])
+    return of_spec(records, spec), spec
 
 
 if __name__ == "__main__":

@@ -43,18 +43,27 @@ class Request(Settings):
     """Section -> settings that differ; a section is a model, a task, `shell`, `budget` or `preset`."""
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of an experiment file.
+
+    Raises:
+        UsageError: it cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"The experiment file {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"The experiment file {path} is not valid TOML: {error}") from error
+
+
 def read_experiment(path: Path) -> dict[str, Any]:
     """The fields of a Request that a TOML experiment file gives; its tables are the overrides.
 
     Raises:
         UsageError: the file cannot be read, is not TOML or has an unknown key.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"The experiment file {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"The experiment file {path} is not valid TOML: {error}") from error
+    content = read_toml(path)
     fields = {key: value for key, value in content.items() if not isinstance(value, dict)}
     known = set(Request.model_fields) - {"overrides"}
     for key in fields:

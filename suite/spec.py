@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Self, get_args
 
 import pydantic
 from pydantic import ConfigDict, Field
@@ -50,18 +50,39 @@ class Settings(pydantic.BaseModel):
             UsageError: an unknown key (with the nearest known one), a wrong type or a value out of range; `where` says
                 whose settings these are.
         """
-        for key in values:
-            if key not in cls.model_fields:
-                raise unknown("setting", key, cls.model_fields, where=f"in {where}")
         try:
             return cls.model_validate_json(json.dumps(dict(values), default=str))
         except pydantic.ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
+            # An unknown key is often why the rest does not fit.
+            first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+            key = ".".join(map(str, first["loc"]))
+            if first["type"] == "extra_forbidden":
+                *place, last = first["loc"]
+                inside = ".".join([where, *map(str, place)])
+                raise unknown("setting", str(last), _fields_at(cls, place), where=f"in {inside}") from None
             message = first["msg"].removeprefix("Value error, ")
             if not key:
                 raise UsageError(f"{where}: {message}") from None
             raise UsageError(f"{where}.{key} = {first['input']!r}: {message}") from None
+
+
+def _fields_at(settings: type[pydantic.BaseModel], place: Iterable[int | str]) -> set[str]:
+    """The settings that there are at a place within others; in a union, those of all its members."""
+    there = [settings]
+    for part in place:
+        inside = [model for outer in there if part in outer.model_fields for model in _models_of(outer, part)]
+        there = inside or there
+    return {name for model in there for name in model.model_fields}
+
+
+def _models_of(outer: type[pydantic.BaseModel], field: int | str) -> list[type[pydantic.BaseModel]]:
+    """The settings that the annotation of a field speaks of."""
+    found, seen = [], [outer.model_fields[str(field)].annotation]
+    for annotation in seen:
+        if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+            found.append(annotation)
+        seen += get_args(annotation)
+    return found
 
 
 class ShellSettings(Settings):
@@ -89,6 +110,8 @@ class Budget(Settings):
     """Steps between two validations."""
     validation_batches: PositiveInt = 4
     test_batches: PositiveInt = 8
+    longest_test: PositiveInt | None = None
+    """Tokens of the longest test; where the task has longer ones, they are left out. All of them if not given."""
     stop_at: PositiveFloat | None = None
     """Training ends early once the validation metric reaches this value, by the same rule for every model."""
 
@@ -158,6 +181,71 @@ class Cell(Settings):
         return f"{self.model.name} · {self.task.name} · seed {self.seed} · lr {self.learning_rate:g}"
 
 
+Published = Annotated[float, Field(ge=0, le=100)] | Literal["solves", "does not solve", "out of memory", "not reported"]
+"""What a paper says of a score: a number in percent, or in words what it shows without one."""
+
+
+class Tolerance(Settings):
+    """How far from the published number a result may lie, in points of a percent."""
+
+    solved: PositiveFloat = 3.0
+    """Below a number of at least 95; above it, anything is as good."""
+    partial: PositiveFloat = 10.0
+    """On either side of a number between chance and 95."""
+    chance: PositiveFloat = 10.0
+    """From chance, for a number that lies as near to it."""
+
+
+class Comparison(Settings):
+    """One published number and the cells that answer it."""
+
+    row: str
+    column: str
+    published: Published
+    cells: tuple[str, ...]
+    """Ids of the accuracy cells of all learning rates and seeds; none where this run does not try."""
+    test_length: PositiveInt | None = None
+    """Tokens of the test that answers it; the trained length if not given."""
+    is_reduced: bool = False
+    """Whether the task, the model or its training is not of the published size."""
+
+
+class Ordering(Settings):
+    """A row that is published to do better than another, in some columns."""
+
+    better: str
+    worse: str
+    columns: tuple[str, ...]
+
+
+class Difference(Settings):
+    """A setting in which a run departs from the published protocol."""
+
+    setting: str
+    published: str
+    here: str
+    factor: str = ""
+    """How much smaller or larger, where it is a number."""
+
+
+class Reproduction(Settings):
+    """The published table that a run stands beside; it holds all that a verdict needs."""
+
+    experiment: str
+    """As the command calls it: the name of an experiment, or the path of its file."""
+    title: str
+    source: str
+    claim: str
+    """What the paper concludes from the table."""
+    choices: tuple[str, ...] = ()
+    """What the paper leaves open or does otherwise, and what was chosen."""
+    columns_title: str
+    tolerance: Tolerance
+    comparisons: tuple[Comparison, ...]
+    orderings: tuple[Ordering, ...] = ()
+    differences: tuple[Difference, ...] = ()
+
+
 class RunSpec(Settings):
     """A whole run: what was asked, and the cells it comes to."""
 
@@ -170,6 +258,8 @@ class RunSpec(Settings):
     overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Settings given with --set or in an experiment file, by section."""
     cells: tuple[Cell, ...]
+    reproduction: Reproduction | None = None
+    """The published table that is to be reproduced, if one is."""
 
 
 def canonical_json(value: Any) -> str:

@@ -1,0 +1,1 @@
+"""`suite reproduce`: a published table under its published protocol, beside what comes out here."""
