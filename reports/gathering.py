@@ -158,7 +158,7 @@ def _model_variants(
     outcomes: Sequence[Outcome], keys: Mapping[str, str], spec: RunSpec | None
 ) -> dict[str, ModelVariant]:
     named: dict[str, tuple[str, Mapping[str, str]]] = {}
-    rows = _published_rows(spec)
+    rows = spec.reproduction.row_of if spec is not None and spec.reproduction is not None else {}
     for cell in (outcome.cell for outcome in outcomes):
         key = keys[cell.id]
         shell = _flat(cell.shell.model_dump(mode="json")) if key != _without_shell(cell) else {}
@@ -169,13 +169,6 @@ def _model_variants(
     asked = tuple(dict.fromkeys(rows.values())) or (spec.models if spec is not None else ())
     ordered = sorted(named, key=_order_of(asked, named, labels))
     return {key: ModelVariant(labels[key], named[key][0], index) for index, key in enumerate(ordered)}
-
-
-def _published_rows(spec: RunSpec | None) -> dict[str, str]:
-    """Cell id -> what the published table calls its model, in the order of the table; empty if there is none."""
-    if spec is None or spec.reproduction is None:
-        return {}
-    return {cell: comparison.row for comparison in spec.reproduction.comparisons for cell in comparison.cells}
 
 
 def _task_variants(outcomes: Sequence[Outcome], spec: RunSpec | None) -> dict[str, TaskVariant]:

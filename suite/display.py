@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Protocol, Self
@@ -38,17 +38,18 @@ class Display(Protocol):
     ) -> None: ...
 
 
-def display_for(console: Console, cells: Sequence[Cell]) -> Display:
-    """Bars if the console is a terminal, plain lines if not."""
-    return _Bars(console, cells) if console.is_terminal else _Lines(console, cells)
+def display_for(console: Console, cells: Sequence[Cell], titles: Mapping[str, str]) -> Display:
+    """Bars if the console is a terminal, plain lines if not; `titles` has a line for each cell, by its id."""
+    return (_Bars if console.is_terminal else _Lines)(console, len(cells), titles)
 
 
 class _Lines:
     """One line for each cell that ends."""
 
-    def __init__(self, console: Console, cells: Sequence[Cell]) -> None:
+    def __init__(self, console: Console, num_cells: int, titles: Mapping[str, str]) -> None:
         self._console = console
-        self._num_cells = len(cells)
+        self._num_cells = num_cells
+        self._titles = titles
         self._num_done = 0
         self._started = time.monotonic()
 
@@ -64,14 +65,16 @@ class _Lines:
         self._num_done += 1
         seconds_left = (time.monotonic() - self._started) / self._num_done * (self._num_cells - self._num_done)
         left = f" · about {_duration(seconds_left)} left" if self._num_done < self._num_cells else ""
-        line = f"[{self._num_done}/{self._num_cells}] {event.record.cell.title}: {_outcome(event.record)}{left}"
+        line = (
+            f"[{self._num_done}/{self._num_cells}] {self._titles[event.record.cell_id]}: {_outcome(event.record)}{left}"
+        )
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 class _Bars:
     """A bar for the run and one for each cell at work."""
 
-    def __init__(self, console: Console, cells: Sequence[Cell]) -> None:
+    def __init__(self, console: Console, num_cells: int, titles: Mapping[str, str]) -> None:
         self._progress = Progress(
             SpinnerColumn(finished_text="✓"),
             TextColumn("{task.description}", markup=False),
@@ -81,7 +84,8 @@ class _Bars:
             _TimeLeft(),
             console=console,
         )
-        self._whole = self._progress.add_task(f"{len(cells)} cells", total=len(cells), note="", is_whole=True)
+        self._whole = self._progress.add_task(f"{num_cells} cells", total=num_cells, note="", is_whole=True)
+        self._titles = titles
         self._num_ended = 0
         self._bars: dict[str, TaskID] = {}
 
@@ -99,7 +103,8 @@ class _Bars:
     def show(self, event: Event) -> None:
         match event:
             case Started(cell):
-                self._bars[cell.id] = self._progress.add_task(cell.title, total=1.0, note="starting", is_whole=False)
+                title = self._titles[cell.id]
+                self._bars[cell.id] = self._progress.add_task(title, total=1.0, note="starting", is_whole=False)
             case Advanced(cell, fraction, note):
                 self._progress.update(self._bars[cell.id], completed=fraction)
                 if note is not None:
@@ -109,10 +114,9 @@ class _Bars:
             case Ended(record):
                 self._progress.remove_task(self._bars.pop(record.cell_id))
                 self._num_ended += 1
-                mark = "✓" if record.failure is None else "✗"
-                self._progress.console.print(
-                    Text(f"{mark} {record.cell.title}: {_outcome(record)}", style="" if mark == "✓" else "red")
-                )
+                said = f"{self._titles[record.cell_id]}: {_outcome(record)}"
+                line = Text(f"✓ {said}") if record.failure is None else Text(f"✗ {said}", style="red")
+                self._progress.console.print(line)
         at_work = sum(task.completed for task in self._progress.tasks if not task.fields["is_whole"])
         self._progress.update(self._whole, completed=self._num_ended + at_work, note=f"{self._num_ended} done")
 

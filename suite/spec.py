@@ -176,9 +176,13 @@ class Cell(Settings):
     @property
     def title(self) -> str:
         """One line for people."""
+        return self.titled(self.model.name)
+
+    def titled(self, model: str) -> str:
+        """One line for people who call the model so."""
         if self.kind == "cost":
-            return f"{self.model.name} · {self.task.name} · cost at {self.length:,} tokens"
-        return f"{self.model.name} · {self.task.name} · seed {self.seed} · lr {self.learning_rate:g}"
+            return f"{model} · {self.task.name} · cost at {self.length:,} tokens"
+        return f"{model} · {self.task.name} · seed {self.seed} · lr {self.learning_rate:g}"
 
 
 Published = Annotated[float, Field(ge=0, le=100)] | Literal["solves", "does not solve", "out of memory", "not reported"]
@@ -245,6 +249,11 @@ class Reproduction(Settings):
     orderings: tuple[Ordering, ...] = ()
     differences: tuple[Difference, ...] = ()
 
+    @property
+    def row_of(self) -> dict[str, str]:
+        """Cell id -> the row that it answers for, in the order of the table."""
+        return {cell: comparison.row for comparison in self.comparisons for cell in comparison.cells}
+
 
 class RunSpec(Settings):
     """A whole run: what was asked, and the cells it comes to."""
@@ -260,6 +269,12 @@ class RunSpec(Settings):
     cells: tuple[Cell, ...]
     reproduction: Reproduction | None = None
     """The published table that is to be reproduced, if one is."""
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """Cell id -> one line for people; a row of a published table is called as it is there."""
+        rows = self.reproduction.row_of if self.reproduction is not None else {}
+        return {cell.id: cell.titled(rows.get(cell.id, cell.model.name)) for cell in self.cells}
 
 
 def canonical_json(value: Any) -> str:

@@ -53,7 +53,7 @@ def carry_out(
         missing = missing_cells(spec, records, retry_failed=retry_failed)
         _announce(spec, len(missing), out)
         store.write_spec(spec)
-        interrupted = _run_cells(missing, store, local_executor(spec, num_jobs, timeout))
+        interrupted = _run_cells(spec, missing, store, local_executor(spec, num_jobs, timeout))
     records = of_spec(store.records(), spec)
     if records:
         page = _publish(records, spec, out)
@@ -126,14 +126,14 @@ def _refuse_other_protocols(records: list[Record], out: Path) -> None:
         )
 
 
-def _run_cells(cells: list[Cell], store: Store, executor: LocalExecutor) -> bool:
+def _run_cells(spec: RunSpec, cells: list[Cell], store: Store, executor: LocalExecutor) -> bool:
     """Runs the cells under a display; True if the user interrupted."""
     from suite.display import display_for
     from suite.runner import run as run_cells
 
     events = run_cells(cells, store, executor)
     try:
-        with _terminated_like_ctrl_c(), contextlib.closing(events), display_for(console, cells) as display:
+        with _terminated_like_ctrl_c(), contextlib.closing(events), display_for(console, cells, spec.titles) as display:
             for event in events:
                 display.show(event)
     except KeyboardInterrupt:
