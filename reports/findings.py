@@ -50,8 +50,11 @@ def _protocol_sentences(results: Results) -> list[str]:
     seeds = {len(trial.outcomes) for entry in results.accuracy for trial in entry.trials}
     sentences = []
     if rates and seeds:
+        trained = "Every model was trained under the same budget"
+        if results.spec is not None and results.spec.reproduction is not None:
+            trained = "Every row was trained under the budget that its experiment gives it,"
         sentences.append(
-            f"Every model was trained under the same budget with {_span(rates, 'learning rate')} and "
+            f"{trained} with {_span(rates, 'learning rate')} and "
             f"{_span(seeds, 'seed')}; validation selected, the test was read once."
         )
     lengths = sorted({length for setting in results.cost_settings for length in results.cost_lengths(setting)})

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from reports import formatting
 from reports.document import Column, Finding, Row, Section, Table, TableCell, number_cell, text_cell
 from reports.failures import FAILURE_TITLES
 from reports.formatting import counted, percentage
 from reports.results import SOLVED_AT, AccuracyEntry, Results
-from reports.verdicts import Evidence, Score, Verdict, judge, judge_ordering, tally
+from reports.verdicts import Evidence, Score, Verdict, VerdictKind, judge, judge_ordering, tally
 from suite.spec import Comparison, Published, Reproduction
+
+_MARKS: Mapping[VerdictKind, str] = {"reproduced": "✓", "differs": "✗", "inconclusive": "~"}
 
 _ORDERINGS = "Order"
 """The group of the table under which claims about two rows stand."""
@@ -33,6 +36,7 @@ def reproduction_section(results: Results) -> Section | None:
     orderings = _ordering_rows(reproduction, evidence)
     rows = [_row(entry, evidence, verdicts, entries, reproduction) for entry in shown]
     tables = [
+        _matrix(reproduction, shown, evidence, verdicts, entries),
         _verdict_table(reproduction, [*rows, *(row for row, _ in orderings)]),
         _differences_table(reproduction),
     ]
@@ -206,10 +210,60 @@ def _ordering_rows(
     return rows
 
 
+def _matrix(
+    reproduction: Reproduction,
+    shown: list[Comparison],
+    evidence: Mapping[tuple[str, str], Evidence],
+    verdicts: Mapping[tuple[str, str], Verdict],
+    entries: Mapping[str, AccuracyEntry],
+) -> Table | None:
+    """The table as the paper has it, with ours and a mark; None where it has one column."""
+    columns = list(dict.fromkeys(entry.column for entry in shown))
+    if len(columns) < 2:
+        return None
+    by_row: dict[str, list[Comparison]] = {}
+    for entry in shown:
+        by_row.setdefault(entry.row, []).append(entry)
+    rows = []
+    for row, of_row in by_row.items():
+        trained = next((found for entry in of_row if (found := _entry_of(entry, entries)) is not None), None)
+        places = [(row, entry.column) for entry in of_row]
+        cells = [
+            _marked_cell(entry.published, evidence[place], verdicts[place])
+            for entry, place in zip(of_row, places, strict=True)
+        ]
+        rows.append(Row(header=row, cells=tuple(cells), series=trained.model.index if trained is not None else None))
+    return Table(
+        name="verdict-matrix",
+        title=reproduction.title,
+        caption=(
+            "Ours in percent, the paper's in small print. "
+            + ", ".join(f"{mark} {kind}" for kind, mark in _MARKS.items())
+            + ". The next table has the intervals."
+        ),
+        row_title="",
+        columns=tuple(Column(title=column) for column in columns),
+        rows=tuple(rows),
+    )
+
+
+def _marked_cell(published: Published, evidence: Evidence, verdict: Verdict) -> TableCell:
+    ours = percentage(evidence.mean) if evidence.scores else evidence.missing or "not run"
+    status: Literal["value", "failed", "not_run"] = "value"
+    if not evidence.scores:
+        status = "failed" if evidence.missing else "not_run"
+    return TableCell(
+        text=f"{_MARKS.get(verdict.kind, '')} {ours}".strip(),
+        value=evidence.mean,
+        details=(published if isinstance(published, str) else f"{published:g}",),
+        status=status,
+    )
+
+
 def _verdict_table(reproduction: Reproduction, rows: list[Row]) -> Table:
     return Table(
         name="verdicts",
-        title=reproduction.title,
+        title="One by one",
         caption=(
             "Ours: mean test accuracy over seeds, of the learning rate that validation selected, with its 95 % "
             "interval: Student-t over seeds, or Wilson over test sequences where there is one seed or all agree. "
@@ -225,6 +279,7 @@ def _verdict_table(reproduction: Reproduction, rows: list[Row]) -> Table:
             Column(title="Verdict", is_text=True),
         ),
         rows=tuple(rows),
+        is_secondary=any(row.group for row in rows if row.group != _ORDERINGS),
     )
 
 

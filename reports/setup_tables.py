@@ -71,7 +71,7 @@ def tasks_table(results: Results) -> Table | None:
     return Table(
         name="tasks",
         title="Tasks and budgets",
-        caption="The budget is the same for every model.",
+        caption="One budget for every model that stands under it.",
         row_title="Task",
         columns=(
             Column(title="Settings", is_text=True),
