@@ -1,4 +1,4 @@
-"""`Results` -> what was learned: accuracy, accuracy by length, loss by position, training, learning rates."""
+"""`Results` -> what was learned: accuracy, by length and by slice, loss by position, training, learning rates."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from reports.failures import NOT_RUN, failed_cell
 from reports.formatting import counted
 from reports.results import SOLVED_AT, AccuracyEntry, Metric, Results, TaskVariant, Trial
 from reports.statistics import Interval, mean_interval, wilson_interval
+from suite.records import SliceScore
 
 
 def score_interval(scores: list[float], metric: Metric) -> Interval | None:
@@ -119,6 +120,46 @@ def accuracy_by_length_tables(results: Results) -> list[Table]:
                     for length in lengths
                 ),
                 # Nothing is marked best: the range of a few seeds is no test of rank.
+                rows=tuple(rows),
+                is_secondary=True,
+            )
+        )
+    return tables
+
+
+def accuracy_by_slice_tables(results: Results) -> list[Table]:
+    """For each task whose test was scored by slice: models, at each test length, × slices."""
+    tables = []
+    for task in results.tasks:
+        scores = {
+            (length, entry.model): entry.slice_scores(length)
+            for entry in results.accuracy_on(task)
+            for length in entry.test_lengths
+        }
+        names = list(dict.fromkeys(name for found in scores.values() for name in found))
+        if not names:
+            continue
+        rows = [
+            Row(
+                header=model.label,
+                series=model.index,
+                group=_tokens(length) if len({length for length, _ in scores}) > 1 else "",
+                cells=tuple(_slice_cell(found.get(name, [])) for name in names),
+            )
+            for (length, model), found in sorted(scores.items(), key=lambda item: (item[0][0], item[0][1].index))
+            if found
+        ]
+        tables.append(
+            Table(
+                name=f"accuracy-by-slice-{task.index}",
+                title=f"Accuracy by slice: {task.label}",
+                caption=(
+                    "Token accuracy within each part of the test, mean over seeds, with the share of sequences in "
+                    "which the whole part is right where that differs. A line is of one test length."
+                ),
+                row_title="Model",
+                columns=tuple(Column(title=name) for name in names),
+                # Nothing is marked best: few seeds are no test of rank.
                 rows=tuple(rows),
                 is_secondary=True,
             )
@@ -339,6 +380,15 @@ def _length_cell(entry: AccuracyEntry, metric: Metric, length: int) -> TableCell
         return TableCell(text="not tested", note=reason, status="failed") if reason else TableCell(status="absent")
     shown = metric.write_range(min(scores), max(scores)) if len(scores) > 1 else ""
     return number_cell(statistics.fmean(scores), metric.write, shown)
+
+
+def _slice_cell(scores: list[SliceScore]) -> TableCell:
+    if not scores:
+        return TableCell(status="absent")
+    tokens = statistics.fmean(score.token_accuracy for score in scores)
+    sequences = statistics.fmean(score.sequence_accuracy for score in scores)
+    whole = f"{formatting.percent(sequences)} whole" if sequences != tokens else ""
+    return number_cell(tokens, formatting.percent, whole)
 
 
 def _trial_cell(entry: AccuracyEntry, trial: Trial | None) -> TableCell:

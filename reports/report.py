@@ -45,6 +45,7 @@ def build_report(records: Iterable[Record], spec: RunSpec | None = None) -> Repo
             charts=[plots.accuracy_by_length_chart(results)],
             tables=accuracy_tables.accuracy_by_length_tables(results),
         ),
+        _section("slices", "Accuracy by slice", tables=accuracy_tables.accuracy_by_slice_tables(results)),
         _section(
             "learning",
             "Learning curves",

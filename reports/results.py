@@ -19,7 +19,7 @@ from typing import Literal
 
 from reports import formatting
 from reports.formatting import is_finite
-from suite.records import Accuracy, Cost, CurvePoint, Evaluation, Failure, Measurement, Record
+from suite.records import Accuracy, Cost, CurvePoint, Evaluation, Failure, Measurement, Record, SliceScore
 from suite.spec import Cell, RunSpec
 
 SOLVED_AT = 0.95
@@ -275,6 +275,15 @@ class AccuracyEntry:
         """Mean over seeds of the reported test scores."""
         scores = self.reported_scores
         return statistics.fmean(scores.values()) if scores else None
+
+    def slice_scores(self, length: int) -> dict[str, list[SliceScore]]:
+        """Slice -> its scores at `length`, one for each seed of the selected learning rate that has any."""
+        scores: dict[str, list[SliceScore]] = {}
+        for _, accuracy in self._measured:
+            for evaluation in accuracy.test:
+                for score in evaluation.slices or [] if evaluation.length == length else []:
+                    scores.setdefault(score.name, []).append(score)
+        return scores
 
     def curves(self) -> dict[int, list[tuple[int, float]]]:
         """Seed -> (step, validation score) of the selected learning rate."""

@@ -1,18 +1,19 @@
-"""Scores of a model on a split: loss, accuracy by token and by whole sequence, loss by position."""
+"""Scores of a model on a split: loss, accuracy by token, by whole sequence and by slice, loss by position."""
 
 from __future__ import annotations
 
 import math
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from suite.errors import Diverged
-from suite.plugin import IGNORED, Split
+from suite.plugin import IGNORED, Batch, IntArray, Split
 from suite.progress import Listener, Progress
-from suite.records import Evaluation
+from suite.records import Evaluation, SliceScore
 from suite.trainee import Trainee
 
 _TOKENS_AT_ONCE = 2**16
@@ -34,18 +35,29 @@ def evaluate(
     batch_size = max(1, min(num_sequences, training_tokens // length))
     num_at_once = max(1, _TOKENS_AT_ONCE // (batch_size * length)) if trainee.device.type == "cuda" else 1
     tally = _Tally(length, trainee.device, is_text=trainee.task.metric == "bits_per_byte")
+    by_slice = _SliceTally(trainee.task.slices, trainee.device) if split == "test" and trainee.task.slices else None
     trainee.shell.eval()
     sizes = [min(batch_size, num_sequences - first) for first in range(0, num_sequences, batch_size)]
     for first in range(0, len(sizes), num_at_once):
         listener(Progress(1.0, f"testing at {length:,} tokens") if split == "test" else Progress(None, None))
         drawn = [
-            trainee.batch(split, first + index, size, length, hashed=hashed)
+            trainee.sample(split, first + index, size, length, hashed=hashed)
             for index, size in enumerate(sizes[first : first + num_at_once])
         ]
-        inputs, targets = (torch.cat(parts) for parts in zip(*drawn, strict=True))
-        tally.add(trainee.logits(inputs), targets)
+        joined = [np.concatenate(parts) for parts in zip(*map(_arrays, drawn), strict=True)]
+        inputs, targets, *slices = trainee.on_device(*joined)
+        is_right = tally.add(trainee.logits(inputs), targets)
+        if by_slice is not None:
+            by_slice.add(is_right, targets != IGNORED, *slices)
     trainee.shell.train()
-    return tally.result()
+    scores = tally.result()
+    return scores if by_slice is None else scores.model_copy(update={"slices": by_slice.result()})
+
+
+def _arrays(batch: Batch) -> list[IntArray]:
+    """Inputs, targets and, where there are slices, that of each position; all (batch, length)."""
+    slices = [] if batch.slices is None else [np.broadcast_to(batch.slices, batch.inputs.shape)]
+    return [batch.inputs, batch.targets, *slices]
 
 
 class _Tally:
@@ -59,7 +71,8 @@ class _Tally:
         self._num_right = torch.zeros(2, dtype=torch.int64, device=device)
         self._num_sequences = 0
 
-    def add(self, logits: Tensor, targets: Tensor) -> None:
+    def add(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Gives the scored positions that are right, (batch, length)."""
         is_scored = targets != IGNORED
         loss = functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
         is_right = (logits.argmax(-1) == targets) & is_scored
@@ -67,6 +80,7 @@ class _Tally:
         self._scored_per_position += is_scored.double().sum(0)
         self._num_right += torch.stack([is_right.sum(), (is_right == is_scored).all(1).sum()])
         self._num_sequences += len(targets)
+        return is_right
 
     def result(self) -> Evaluation:
         num_right_tokens, num_right_sequences = self._num_right.tolist()
@@ -93,4 +107,37 @@ class _Tally:
             (first, end - 1, float(losses[first:end].sum() / scored[first:end].sum()))
             for first, end in pairwise(edges)
             if scored[first:end].any()
+        ]
+
+
+class _SliceTally:
+    """Adds up what is right in each slice over batches, on the device, without waiting for it."""
+
+    def __init__(self, names: tuple[str, ...], device: torch.device) -> None:
+        self._names = names
+        # Rows: sequences, scored positions, right positions, right sequences.
+        self._counts = torch.zeros(4, len(names), dtype=torch.int64, device=device)
+
+    def add(self, is_right: Tensor, is_scored: Tensor, slices: Tensor) -> None:
+        """All (batch, length)."""
+        none_yet = slices.new_zeros(len(slices), len(self._names))
+        scored = none_yet.scatter_add(1, slices, is_scored.long())
+        right = none_yet.scatter_add(1, slices, is_right.long())
+        is_present = scored > 0
+        per_sequence = torch.stack([is_present, scored, right, is_present & (right == scored)])
+        self._counts += per_sequence.sum(1)
+
+    def result(self) -> list[SliceScore]:
+        return [
+            SliceScore(
+                name=name,
+                num_sequences=num_sequences,
+                num_scored=num_scored,
+                token_accuracy=num_right / num_scored,
+                sequence_accuracy=num_right_sequences / num_sequences,
+            )
+            for name, num_sequences, num_scored, num_right, num_right_sequences in zip(
+                self._names, *self._counts.tolist(), strict=True
+            )
+            if num_scored
         ]

@@ -38,9 +38,12 @@ class Batch:
 
     inputs: IntArray
     targets: IntArray
+    slices: IntArray | None = None
+    """The slice that each position belongs to, as an index into `Task.slices`: int64, of shape (batch, length) or one
+    that broadcasts to it, such as (batch, 1) for slices of whole sequences. None if the task has no slices."""
 
     def sha256(self) -> str:
-        """Digest of both arrays and their shape."""
+        """Digest of inputs and targets and their shape."""
         digest = hashlib.sha256(repr(self.inputs.shape).encode())
         digest.update(np.ascontiguousarray(self.inputs, dtype="<i8").tobytes())
         digest.update(np.ascontiguousarray(self.targets, dtype="<i8").tobytes())
@@ -100,6 +103,11 @@ class Task(_Plugin):
     def test_lengths(self) -> tuple[int, ...]:
         """Lengths in tokens at which the trained model is tested."""
         return (self.length,)
+
+    @property
+    def slices(self) -> tuple[str, ...]:
+        """Names of the parts by which the test is scored besides: "depth 0–10 %", "8 pairs"; none if empty."""
+        return ()
 
     @abstractmethod
     def sample(self, rng: np.random.Generator, *, split: Split, batch_size: int, length: int) -> Batch:

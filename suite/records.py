@@ -34,6 +34,20 @@ class Environment(Settings):
     git_dirty: bool | None
 
 
+class SliceScore(Settings):
+    """A model's score on one part of a test, such as the sequences with eight pairs or the positions up to 64."""
+
+    name: str
+    num_sequences: int
+    """Sequences that are scored somewhere in this slice."""
+    num_scored: int
+    """Scored positions."""
+    token_accuracy: float
+    """Share of scored positions that are right."""
+    sequence_accuracy: float
+    """Share of these sequences in which every scored position of this slice is right."""
+
+
 class Evaluation(Settings):
     """A model's score on one split at one length."""
 
@@ -51,6 +65,8 @@ class Evaluation(Settings):
     """For tasks whose tokens are bytes: loss / ln 2."""
     loss_by_position: list[tuple[int, int, float]] | None = None
     """For text: (first position, last position, mean loss in nats) over buckets that double in size."""
+    slices: list[SliceScore] | None = None
+    """For a test of a task with slices: those of which something was scored, in the task's order."""
 
 
 class CurvePoint(Settings):

@@ -13,7 +13,7 @@ from torch import Tensor
 from models.shell import Shell, parameter_groups
 from suite.errors import PluginError
 from suite.measure.memory import PeakMemory
-from suite.plugin import Model, Split, Task, keyed_generator
+from suite.plugin import Batch, IntArray, Model, Split, Task, keyed_generator
 from suite.registry import Kind, Registry
 from suite.spec import Budget, Cell, Choice, Precision, ShellSettings
 
@@ -123,21 +123,34 @@ class Trainee(Learner):
 
     def batch(self, split: Split, step: int, batch_size: int, length: int, *, hashed: bool) -> tuple[Tensor, Tensor]:
         """The inputs and targets of one batch, each (batch, length), on the device."""
-        drawn = self.drawn(split, step, batch_size, length, hashed=hashed)
-        inputs, targets = drawn.to(self.device, non_blocking=True)
+        batch = self.sample(split, step, batch_size, length, hashed=hashed)
+        inputs, targets = self.on_device(batch.inputs, batch.targets)
         return inputs, targets
 
     def drawn(self, split: Split, step: int, batch_size: int, length: int, *, hashed: bool) -> Tensor:
         """The inputs and targets of one batch, (2, batch, length), on the host."""
+        batch = self.sample(split, step, batch_size, length, hashed=hashed)
+        return self._staged(batch.inputs, batch.targets)
+
+    def sample(self, split: Split, step: int, batch_size: int, length: int, *, hashed: bool) -> Batch:
+        """One batch, as the task draws it."""
         rng = keyed_generator(self.cell.task, self.cell.seed or 0, split, step)
         batch = self.task.sample(rng, split=split, batch_size=batch_size, length=length)
         if hashed:
             self._digest.update(batch.sha256().encode())
+        return batch
+
+    def on_device(self, *arrays: IntArray) -> Tensor:
+        """Arrays of one shape as one tensor, (arrays, *shape), on the device; does not wait for it."""
+        return self._staged(*arrays).to(self.device, non_blocking=True)
+
+    def _staged(self, *arrays: IntArray) -> Tensor:
         # From pageable memory the copy, and so the host, would wait for all that is queued on the device.
-        drawn = torch.empty((2, *batch.inputs.shape), dtype=torch.int64, pin_memory=self.device.type == "cuda")
-        for held, array in zip(drawn, (batch.inputs, batch.targets), strict=True):
+        pins = self.device.type == "cuda"
+        staged = torch.empty((len(arrays), *arrays[0].shape), dtype=torch.int64, pin_memory=pins)
+        for held, array in zip(staged, arrays, strict=True):
             held.copy_(torch.from_numpy(array))
-        return drawn
+        return staged
 
 
 def parse_plugins(cell: Cell, registry: Registry) -> tuple[Model, Task]:

@@ -13,7 +13,7 @@ of their words. An RNN does not.
 from __future__ import annotations
 
 import functools
-from itertools import permutations
+from itertools import pairwise, permutations
 from typing import Literal
 
 import numpy as np
@@ -83,12 +83,28 @@ class StateTracking(Task):
     def test_lengths(self) -> tuple[int, ...]:
         return self.options.test_lengths or (self.length,)
 
+    @property
+    def slices(self) -> tuple[str, ...]:
+        """Positions 1–4, 5–8, 9–16, …, where all are scored."""
+        if self.options.scored == "last":
+            return ()
+        starts = [start + 1 for start in self._slice_starts]
+        names = [f"positions {start}–{following - 1}" for start, following in pairwise(starts)]
+        return (*names, f"positions from {starts[-1]}")
+
+    @property
+    def _slice_starts(self) -> list[int]:
+        """0, 4, 8, 16, …: where the slices begin."""
+        longest = max(self.length, *self.test_lengths)
+        return [0, *(2**power for power in range(2, (longest - 1).bit_length()))]
+
     def sample(self, rng: np.random.Generator, *, split: Split, batch_size: int, length: int) -> Batch:
         inputs = rng.integers(0, self.vocab_size, (batch_size, length))
         targets = self._products(inputs)
         if self.options.scored == "last":
             targets[:, :-1] = IGNORED
-        return Batch(inputs, targets)
+        slices = np.searchsorted(self._slice_starts, np.arange(length), side="right") - 1
+        return Batch(inputs, targets, slices[np.newaxis])
 
     def oracle(self, batch: Batch) -> IntArray:
         return self._products(batch.inputs)

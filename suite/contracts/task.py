@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import random
 import re
@@ -115,6 +116,28 @@ def every_sequence_is_scored_somewhere(task: Task) -> None:
             if num_unscored:
                 seen = f"{num_unscored} of {_NUM_ROWS} {split} sequences of {length} tokens have only IGNORED targets"
                 fail(task, seen, "something to score in every sequence")
+
+
+@claim
+def its_slices_are_named(task: Task) -> None:
+    """Slices have names of their own, every position of every batch lies in one of them, and without names in none."""
+    names = task.slices
+    if len(set(names)) != len(names) or not all(isinstance(name, str) and name.strip() for name in names):
+        fail(task, f"slices = {names!r}", "names that differ, none of them empty")
+    for split in _SPLITS:
+        for length in _lengths(task):
+            slices = _draw(task, split, num_rows=_NUM_ROWS, length=length).slices
+            where = f"sample(split='{split}', batch_size={_NUM_ROWS}, length={length}).slices"
+            if slices is None and not names:
+                continue
+            if not names:
+                fail(task, f"{where} is {_described(slices)}", "None from a task that names no slices")
+            shapes = itertools.product((_NUM_ROWS, 1), (length, 1))
+            if not isinstance(slices, np.ndarray) or slices.dtype != np.int64 or slices.shape not in shapes:
+                fail(task, f"{where} is {_described(slices)}", f"int64, to be broadcast to ({_NUM_ROWS}, {length})")
+            if not (slices.min() >= 0 and slices.max() < len(names)):
+                seen = f"{where} reach from {slices.min()} to {slices.max()}"
+                fail(task, seen, f"indices into the {len(names)} slices that the task names")
 
 
 @claim
@@ -267,6 +290,7 @@ TASK_CHECKS: tuple[TaskCheck, ...] = (
     its_settings_survive_storage,
     its_batches_have_the_promised_shape,
     every_sequence_is_scored_somewhere,
+    its_slices_are_named,
     a_batch_is_a_pure_function_of_its_key,
     another_key_gives_another_batch,
     global_generators_are_left_alone,

@@ -75,6 +75,10 @@ def test_a_good_task_passes(check: TaskCheck) -> None:
     check(Recall())
 
 
+def test_good_slices_pass() -> None:
+    contract.its_slices_are_named(SlicedByRow())
+
+
 class BadName(Recall):
     name = "Recall it!"
 
@@ -162,6 +166,45 @@ class NothingScored(Recall):
     def sample(self, rng: np.random.Generator, **request: Any) -> Batch:
         batch = super().sample(rng, **request)
         return Batch(batch.inputs, np.full_like(batch.targets, IGNORED))
+
+
+class SlicedByRow(Recall):
+    """Keeps every promise: the first half of a batch lies in one slice, the rest in the other."""
+
+    slices = ("first", "second")
+
+    def sample(self, rng: np.random.Generator, **request: Any) -> Batch:
+        batch = super().sample(rng, **request)
+        rows = np.arange(len(batch.inputs))[:, np.newaxis]
+        return Batch(batch.inputs, batch.targets, rows * 2 // len(rows))
+
+
+class TwinSlices(SlicedByRow):
+    slices = ("first", "first")
+
+
+class NamelessSlices(SlicedByRow):
+    slices = ()
+
+
+class UnfilledSlices(Recall):
+    slices = ("first", "second")
+
+
+class FloatingSlices(SlicedByRow):
+    def sample(self, rng: np.random.Generator, **request: Any) -> Batch:
+        batch = super().sample(rng, **request)
+        return Batch(batch.inputs, batch.targets, np.ones(batch.inputs.shape))  # type: ignore[arg-type]
+
+
+class FlatSlices(SlicedByRow):
+    def sample(self, rng: np.random.Generator, **request: Any) -> Batch:
+        batch = super().sample(rng, **request)
+        return Batch(batch.inputs, batch.targets, np.zeros(len(batch.inputs), dtype=np.int64))
+
+
+class OneSliceTooMany(SlicedByRow):
+    slices = ("first",)
 
 
 class OwnEntropy(Recall):
@@ -288,6 +331,12 @@ class Slow(Recall):
         (NotABatch, contract.its_batches_have_the_promised_shape, "returned a tuple. Promised: a Batch"),
         (Crashing, contract.its_batches_have_the_promised_shape, "IndexError: the test set is empty"),
         (NothingScored, contract.every_sequence_is_scored_somewhere, "8 of 8 train sequences of 10 tokens"),
+        (TwinSlices, contract.its_slices_are_named, r"slices = \('first', 'first'\)"),
+        (NamelessSlices, contract.its_slices_are_named, r"int64 of shape \(8, 1\). Promised: None"),
+        (UnfilledSlices, contract.its_slices_are_named, "slices is NoneType"),
+        (FloatingSlices, contract.its_slices_are_named, r"float64 of shape \(8, 10\). Promised: int64"),
+        (FlatSlices, contract.its_slices_are_named, r"int64 of shape \(8,\). Promised: int64, to be broadcast"),
+        (OneSliceTooMany, contract.its_slices_are_named, "reach from 0 to 1. Promised: indices into the 1 slices"),
         (OwnEntropy, contract.a_batch_is_a_pure_function_of_its_key, "drawn again at once"),
         (RemembersEarlierBatches, contract.a_batch_is_a_pure_function_of_its_key, "drawn again at once"),
         (SameForEveryStep, contract.another_key_gives_another_batch, "the same batch of 32 for"),

@@ -6,7 +6,8 @@ import pytest
 
 from reports import build_report, render
 from reports.document import Report, Row, Table, TableCell
-from suite.records import Failure
+from reports.formatting import ABSENT
+from suite.records import Accuracy, Evaluation, Failure, SliceScore
 from tests.reports.builders import (
     ENVIRONMENT,
     accuracy,
@@ -304,6 +305,45 @@ def test_loss_by_position_has_a_column_for_each_bucket() -> None:
     table = _table(report, "loss-by-position-0")
     assert [column.title for column in table.columns] == ["0", "1", "2–3"]
     assert [cell.text for cell in table.rows[0].cells] == ["3.000", "2.500", "2.000"]
+
+
+def test_accuracy_by_slice_has_a_line_for_each_test_length_and_model() -> None:
+    def tested(length: int, *scores: tuple[str, float, float]) -> Evaluation:
+        slices = [
+            SliceScore(name=name, num_sequences=8, num_scored=16, token_accuracy=tokens, sequence_accuracy=sequences)
+            for name, tokens, sequences in scores
+        ]
+        return evaluation(0.5, length=length, slices=slices)
+
+    def measured(*test: Evaluation) -> Accuracy:
+        return accuracy(0.5, by_length={each.length: 0.5 for each in test}).model_copy(update={"test": list(test)})
+
+    report = build_report(
+        [
+            record(accuracy_cell("a", seed=0), measured(tested(64, ("4 pairs", 1.0, 1.0)))),
+            record(accuracy_cell("a", seed=1), measured(tested(64, ("4 pairs", 0.5, 0.2)))),
+            record(
+                accuracy_cell("b", seed=0),
+                measured(tested(64, ("4 pairs", 0.25, 0.25)), tested(128, ("8 pairs", 0.75, 0.5))),
+            ),
+        ]
+    )
+    table = _table(report, "accuracy-by-slice-0")
+    assert [column.title for column in table.columns] == ["4 pairs", "8 pairs"]
+    assert [(row.group, row.header) for row in table.rows] == [
+        ("64 tokens", "a"),
+        ("64 tokens", "b"),
+        ("128 tokens", "b"),
+    ]
+    first, second, third = ([(cell.text, *cell.details) for cell in row.cells] for row in table.rows)
+    assert first == [("75.0 %", "60.0 % whole"), (ABSENT,)]
+    assert second == [("25.0 %",), (ABSENT,)]
+    assert third == [(ABSENT,), ("75.0 %", "50.0 % whole")]
+
+
+def test_a_task_without_slices_has_no_table_of_them() -> None:
+    report = build_report([record(accuracy_cell(), accuracy(0.5))])
+    assert all(section.name != "slices" for section in report.sections)
 
 
 def test_the_command_that_runs_it_again_is_quoted_for_the_shell() -> None:

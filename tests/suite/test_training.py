@@ -13,7 +13,7 @@ from torch.nn import functional
 from kernels.dispatch import ImplementationUnavailable
 from suite.accuracy import measure_accuracy
 from suite.errors import UsageError
-from suite.evaluation import evaluate
+from suite.evaluation import _SliceTally, evaluate
 from suite.plugin import IGNORED, Batch, Split, keyed_generator
 from suite.progress import Progress
 from suite.records import Accuracy, Measurement
@@ -143,6 +143,45 @@ def test_scores_are_those_of_their_definition() -> None:
     assert evaluation.token_accuracy == pytest.approx(float(is_right[is_scored].double().mean()))
     by_sequence = (is_right | ~is_scored).all(1).double().mean()
     assert evaluation.sequence_accuracy == pytest.approx(float(by_sequence))
+
+
+def test_a_slice_is_scored_as_if_it_were_a_test_of_its_own() -> None:
+    task_class = REGISTRY.task("state_tracking")
+    task = task_class(task_class.Options(length=4, test_lengths=(4, 12)))
+    trainee = Trainee(_copying(task=task.choice()), REGISTRY)
+    evaluation = evaluate(trainee, "test", 12, 10, hashed=False, listener=_unheard)
+    size = 4 * 4 // 12
+    batches = [
+        task.sample(keyed_generator(trainee.cell.task, 0, "test", step), split="test", batch_size=size, length=12)
+        for step in range(10)
+    ]
+    with torch.no_grad():
+        logits = torch.cat([trainee.logits(torch.from_numpy(batch.inputs)) for batch in batches])
+    is_right = logits.argmax(-1).numpy() == np.concatenate([batch.targets for batch in batches])
+    assert evaluation.slices is not None
+    assert [score.name for score in evaluation.slices] == ["positions 1–4", "positions 5–8", "positions from 9"]
+    for score, part in zip(evaluation.slices, np.split(is_right, [4, 8], axis=1), strict=True):
+        assert (score.num_sequences, score.num_scored) == (10, 40)
+        assert score.token_accuracy == pytest.approx(part.mean())
+        assert score.sequence_accuracy == pytest.approx(part.all(axis=1).mean())
+
+
+def test_slices_of_whole_sequences_leave_out_those_that_nothing_fell_into() -> None:
+    tally = _SliceTally(("few", "many", "none"), torch.device("cpu"))
+    is_scored = torch.tensor([[True, False], [True, True], [True, True]])
+    is_right = torch.tensor([[True, False], [True, False], [True, True]])
+    for rows in (slice(0, 2), slice(2, 3)):
+        tally.add(is_right[rows], is_scored[rows], torch.tensor([[0, 0], [1, 1], [1, 1]])[rows])
+    few, many = tally.result()
+    assert (few.name, few.num_sequences, few.token_accuracy, few.sequence_accuracy) == ("few", 1, 1.0, 1.0)
+    assert (many.name, many.num_sequences, many.token_accuracy, many.sequence_accuracy) == ("many", 2, 0.75, 0.5)
+
+
+def test_only_the_test_is_scored_by_slice() -> None:
+    task = REGISTRY.task("state_tracking")
+    accuracy = _accuracy(_copying(task=task(task.Options(length=8, test_lengths=(8,))).choice()))
+    assert [len(evaluation.slices or []) for evaluation in accuracy.test] == [2]
+    assert all(point.validation.slices is None for point in accuracy.curve)
 
 
 def test_the_loss_by_position_covers_every_position_once() -> None:
