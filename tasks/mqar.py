@@ -107,8 +107,8 @@ class MQAR(Task):
             raise UsageError(
                 f"{self.name}: {num_pairs} pairs and their queries need {4 * num_pairs} tokens, not {length}"
             )
-        keys_BP = 1 + _random_order(rng, batch_size, half - 1)[:, :num_pairs]
-        values_BP = half + _random_order(rng, batch_size, half)[:, :num_pairs]
+        keys_BP = 1 + _smallest(rng.random((batch_size, half - 1)), num_pairs)
+        values_BP = half + _smallest(rng.random((batch_size, half)), num_pairs)
         # A query and the place after it, where a language model would read the value, make one slot.
         num_slots = (length - 2 * num_pairs) // 2
         gaps = np.arange(1, num_slots + 1)
@@ -134,14 +134,14 @@ class MQAR(Task):
         return 2 / self.vocab_size
 
 
-def _random_order(rng: np.random.Generator, num_rows: int, population: int) -> IntArray:
-    """In each row the numbers below `population` in random order."""
-    return rng.random((num_rows, population)).argsort(axis=1)
+def _smallest(keys: npt.NDArray[np.float64], size: int) -> IntArray:
+    """In each row where the `size` smallest keys stand, ascending; of random keys, a random choice in random order."""
+    candidates = keys.argpartition(size - 1, axis=1)[:, :size]
+    order = np.take_along_axis(keys, candidates, axis=1).argsort(axis=1)
+    return np.take_along_axis(candidates, order, axis=1)
 
 
 def _weighted_subsets(rng: np.random.Generator, weights: npt.NDArray[np.float64], num_rows: int, size: int) -> IntArray:
     """In each row `size` numbers drawn one after the other, without repetition, each with chances as `weights`."""
     # The smallest of exponential clocks with these rates ring in just that order (Efraimidis and Spirakis 2006).
-    clocks = rng.exponential(size=(num_rows, len(weights))) / weights
-    order: IntArray = clocks.argsort(axis=1)
-    return order[:, :size]
+    return _smallest(rng.exponential(size=(num_rows, len(weights))) / weights, size)
