@@ -30,7 +30,7 @@ _NUM_ROWS = 8
 _LONGEST = 4096
 """Longer test and cost lengths are left out, for the sake of time."""
 
-_SECONDS_TO_SAMPLE = 3.0
+_SECONDS_TO_SAMPLE = 0.5
 """Time a check may spend on drawing its statistics."""
 
 _SECONDS_PER_BATCH = 1.0
