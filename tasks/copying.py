@@ -24,7 +24,7 @@ from suite import IGNORED, Batch, Budget, Preset, Settings, ShellSettings, Split
 from suite.errors import UsageError
 from suite.plugin import IntArray
 from suite.spec import PositiveInt
-from tasks.mad import training_generator
+from tasks.mad import published_preset, training_generator
 
 
 class Copying(Task):
@@ -89,6 +89,8 @@ class Copying(Task):
             num_seeds=3,
             cost_lengths=(1020,),
         ),
+        # MAD's selective copying, as its code draws it.
+        "mad": published_preset(length=256, num_tokens=16, vocab_size=16, placement="gaps"),
     }
 
     @property
