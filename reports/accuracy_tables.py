@@ -155,7 +155,7 @@ def accuracy_by_slice_tables(results: Results) -> list[Table]:
                 title=f"Accuracy by slice: {task.label}",
                 caption=(
                     "Token accuracy within each part of the test, mean over seeds, with the share of sequences in "
-                    "which the whole part is right where that differs. A line is of one test length."
+                    "which the whole part is right where that differs."
                 ),
                 row_title="Model",
                 columns=tuple(Column(title=name) for name in names),

@@ -24,7 +24,8 @@ from suite import IGNORED, Batch, Budget, Preset, Settings, ShellSettings, Split
 from suite.errors import UsageError
 from suite.plugin import IntArray
 from suite.spec import PositiveInt
-from tasks.mad import published_preset, training_generator
+from tasks.mad import published_preset
+from tasks.training_set import training_generator
 
 
 class Copying(Task):

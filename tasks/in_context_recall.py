@@ -18,7 +18,8 @@ from suite import Batch, Budget, Preset, Settings, ShellSettings, Split, Task
 from suite.errors import UsageError
 from suite.plugin import IntArray
 from suite.spec import NonNegativeInt, PositiveInt
-from tasks.mad import BoolArray, TrainOn, first_occurrences, next_tokens, one_of, published_preset, training_generator
+from tasks.mad import BoolArray, TrainOn, first_occurrences, next_tokens, one_of, published_preset
+from tasks.training_set import training_generator
 
 Length = Annotated[int, Field(ge=4, multiple_of=2)]
 Share = Annotated[float, Field(ge=0, lt=1)]

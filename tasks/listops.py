@@ -4,9 +4,9 @@
 
 The recipe is that of the Long Range Arena: a node above the greatest depth is an operator with probability 1/4 and a
 digit otherwise; an operator, drawn from four, has 2 to `max_args` arguments; expressions of an unwanted length are
-thrown away. What differs: expressions are drawn fresh at every step, where the published data are 100,000 distinct
-ones; they end at the last position, with the padding before them, so that a causal model reads the end last; and a
-symbol is one of 16 tokens (digits, operators, the bracket, padding), without the redundant parentheses.
+thrown away. What differs: expressions are drawn afresh, where the published ones are 100,000 distinct; they end at the
+last position, with the padding before them, so that a causal model reads the end last; and a symbol is one of 16 tokens
+(digits, operators, the bracket, padding), without the redundant parentheses.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from pydantic import Field, model_validator
 from suite import IGNORED, Batch, Budget, Preset, Settings, ShellSettings, Split, Task
 from suite.errors import UsageError
 from suite.plugin import IntArray
+from suite.spec import PositiveInt
+from tasks.training_set import training_generator
 
 NUM_DIGITS = 10
 OPERATORS = ("MIN", "MAX", "MED", "SM")
@@ -52,6 +54,8 @@ class ListOps(Task):
         """Levels of the deepest tree, the digits' level included."""
         max_args: Annotated[int, Field(ge=2)] = 5
         """Arguments of an operator at most."""
+        num_train_sequences: PositiveInt | None = None
+        """Expressions that there are to train on; if not given, they are fresh at every step."""
         test_lengths: tuple[Annotated[int, Field(ge=4)], ...] = ()
         """Greatest lengths of the expressions in the tests, each with no shorter ones than `min_length`;
         `max_length` alone if empty."""
@@ -100,7 +104,13 @@ class ListOps(Task):
         ),
         # The sizes of the Long Range Arena, whose bounds are exclusive; width, depth and budget of S4's experiments.
         "paper": Preset(
-            settings={"min_length": 501, "max_length": 1999, "max_depth": 10, "max_args": 10},
+            settings={
+                "min_length": 501,
+                "max_length": 1999,
+                "max_depth": 10,
+                "max_args": 10,
+                "num_train_sequences": 96_000,
+            },
             shell=ShellSettings(width=128, num_layers=8),
             budget=Budget(
                 steps=80_000,
@@ -140,6 +150,7 @@ class ListOps(Task):
             raise UsageError(
                 f"{self.name}: expressions have at least min_length {options.min_length} tokens, not {length}"
             )
+        rng = training_generator(rng, split, batch_size, options.num_train_sequences)
         inputs = np.full((batch_size, length), PADDING, dtype=np.int64)
         targets = np.full_like(inputs, IGNORED)
         slices = np.zeros((batch_size, 1), dtype=np.int64)

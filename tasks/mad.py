@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from suite import IGNORED, Budget, Preset, ShellSettings, Split
+from suite import IGNORED, Budget, Preset, ShellSettings
 from suite.plugin import IntArray
 
 BoolArray = npt.NDArray[np.bool_]
@@ -39,19 +39,6 @@ def published_preset(**settings: Any) -> Preset:
         learning_rates=(1e-4, 5e-4, 1e-3),
         cost_batch_size=128,
     )
-
-
-def training_generator(
-    rng: np.random.Generator, split: Split, batch_size: int, num_train_sequences: int | None
-) -> np.random.Generator:
-    """The generator to draw a batch from, where there are only so many sequences to train on; None: `rng` itself.
-
-    The training set comes in fixed batches, in a new order each time; it is the same for all seeds.
-    """
-    if split != "train" or num_train_sequences is None:
-        return rng
-    which = int(rng.integers(0, max(1, num_train_sequences // batch_size)))
-    return np.random.Generator(np.random.Philox(key=which))
 
 
 def next_tokens(tokens: IntArray, is_answer: BoolArray, *, trains_on_all: bool) -> tuple[IntArray, IntArray]:

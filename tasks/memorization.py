@@ -16,7 +16,8 @@ from suite import IGNORED, Batch, Budget, Preset, Settings, ShellSettings, Split
 from suite.errors import UsageError
 from suite.plugin import IntArray
 from suite.spec import PositiveInt, Seed
-from tasks.mad import published_preset, training_generator
+from tasks.mad import published_preset
+from tasks.training_set import training_generator
 
 _Length = Annotated[int, Field(ge=2, multiple_of=2)]
 

@@ -25,6 +25,7 @@ from suite import IGNORED, Batch, Budget, Preset, Settings, ShellSettings, Split
 from suite.errors import UsageError
 from suite.plugin import IntArray
 from suite.spec import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from tasks.training_set import training_generator
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -76,6 +77,8 @@ class Pathfinder(Task):
         """Dashes of a shorter contour."""
         num_shades: Annotated[int, Field(ge=2)] = 256
         """Shades of grey."""
+        num_train_sequences: PositiveInt | None = None
+        """Images that there are to train on; if not given, they are fresh at every step."""
 
         @model_validator(mode="after")
         def _contours_fit(self) -> Self:
@@ -127,6 +130,7 @@ class Pathfinder(Task):
         ),
         # The image of the Long Range Arena; width, depth and budget of S4's experiments.
         "paper": Preset(
+            settings={"num_train_sequences": 160_000},
             shell=ShellSettings(width=256, num_layers=6),
             budget=Budget(
                 steps=200_000,
@@ -161,6 +165,7 @@ class Pathfinder(Task):
                 f"{self.name}: an image of size {self.options.size} has {self.length} pixels, not {length}; set "
                 f"{self.name}.size"
             )
+        rng = training_generator(rng, split, batch_size, self.options.num_train_sequences)
         inputs = np.empty((batch_size, length), dtype=np.int64)
         is_joined = rng.integers(0, 2, (batch_size, 1))
         num_drawn = num_rejected = 0
