@@ -24,7 +24,7 @@ Size = tuple[PositiveInt, PositiveInt]
 
 
 class MQARMixture(Task):
-    """Recall of many pairs as in `mqar`, trained on a mixture of lengths and numbers of pairs, and tested by size.
+    """Say the value of every key that comes again, trained on sequences of several sizes and tested on each.
 
     Tokens are those of `mqar`. A batch to train on mixes all sizes; a test at a length draws evenly among the sizes of
     that length.
