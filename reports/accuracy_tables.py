@@ -139,11 +139,12 @@ def accuracy_by_slice_tables(results: Results) -> list[Table]:
         names = list(dict.fromkeys(name for found in scores.values() for name in found))
         if not names:
             continue
+        has_several_lengths = len({length for length, _ in scores}) > 1
         rows = [
             Row(
                 header=model.label,
                 series=model.index,
-                group=_tokens(length) if len({length for length, _ in scores}) > 1 else "",
+                group=_tokens(length) if has_several_lengths else "",
                 cells=tuple(_slice_cell(found.get(name, [])) for name in names),
             )
             for (length, model), found in sorted(scores.items(), key=lambda item: (item[0][0], item[0][1].index))
