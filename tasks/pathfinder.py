@@ -7,6 +7,7 @@ pixel, row by row, and the answer is asked for at the last pixel.
 This is the published recipe written anew, so images agree with the published ones in distribution only: a contour grows
 dash by dash from its first end, and the next dash turns by an angle t with a chance in proportion to cos²(continuity t)
 among those that keep clear of everything drawn before; an image in which a long contour finds no way is thrown away.
+That takes a CPU core about a millisecond for each image of 32 x 32 that is kept.
 """
 
 # B images, K directions, P pixels of a patch; points are (row, column), in pixels
