@@ -149,7 +149,7 @@ class Trainee(Learner):
         pins = self.device.type == "cuda"
         staged = torch.empty((len(arrays), *arrays[0].shape), dtype=torch.int64, pin_memory=pins)
         for held, array in zip(staged, arrays, strict=True):
-            held.copy_(torch.from_numpy(array))
+            held.numpy()[...] = array
         return staged
 
 

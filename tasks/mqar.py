@@ -20,6 +20,7 @@ from suite import IGNORED, Batch, Budget, Preset, Settings, ShellSettings, Split
 from suite.errors import UsageError
 from suite.plugin import IntArray
 from suite.spec import PositiveFloat, PositiveInt
+from tasks.subsets import random_arrangements
 
 PADDING = 0
 
@@ -31,6 +32,7 @@ class MQAR(Task):
     """
 
     name = "mqar"
+    version = 2  # keys and values are drawn without a look at the whole vocabulary
 
     class Options(Settings):
         length: PositiveInt = 64
@@ -107,8 +109,8 @@ class MQAR(Task):
             raise UsageError(
                 f"{self.name}: {num_pairs} pairs and their queries need {4 * num_pairs} tokens, not {length}"
             )
-        keys_BP = 1 + _smallest(rng.random((batch_size, half - 1)), num_pairs)
-        values_BP = half + _smallest(rng.random((batch_size, half)), num_pairs)
+        keys_BP = 1 + random_arrangements(rng, batch_size, num_pairs, half - 1)
+        values_BP = half + random_arrangements(rng, batch_size, num_pairs, half)
         # A query and the place after it, where a language model would read the value, make one slot.
         num_slots = (length - 2 * num_pairs) // 2
         gaps = np.arange(1, num_slots + 1)

@@ -17,6 +17,7 @@ from suite import IGNORED, Batch, Budget, Preset, Settings, ShellSettings, Split
 from suite.errors import UsageError
 from suite.plugin import IntArray
 from suite.spec import PositiveInt
+from tasks.subsets import random_subsets
 
 NOISE = 0
 
@@ -105,7 +106,7 @@ class SelectiveCopying(Task):
                 f"{self.name}: {num_tokens} data tokens and their markers need at least {2 * num_tokens} tokens, "
                 f"not {length}"
             )
-        places_BM = _random_subsets(rng, batch_size, num_tokens, num_places)
+        places_BM = random_subsets(rng, batch_size, num_tokens, num_places)
         data_BM = rng.integers(NOISE + 1, marker, (batch_size, num_tokens))
         inputs = np.full((batch_size, length), NOISE, dtype=np.int64)
         np.put_along_axis(inputs, places_BM, data_BM, axis=1)
@@ -122,16 +123,3 @@ class SelectiveCopying(Task):
 
     def baseline(self) -> float:
         return 1 / (self.vocab_size - 2)
-
-
-def _random_subsets(rng: np.random.Generator, num_rows: int, size: int, population: int) -> IntArray:
-    """In each row a random `size` of the numbers below `population`, ascending; all subsets are equally likely."""
-    # Floyd's algorithm on all rows at once: its cost does not grow with the population.
-    largest = np.arange(population - size, population)
-    candidates = rng.integers(0, largest + 1, (num_rows, size))
-    subsets = np.empty((num_rows, size), dtype=np.int64)
-    for column in range(size):
-        candidate = candidates[:, column]
-        is_taken = (subsets[:, :column] == candidate[:, np.newaxis]).any(axis=1)
-        subsets[:, column] = np.where(is_taken, largest[column], candidate)
-    return np.sort(subsets, axis=1)
