@@ -95,6 +95,10 @@ class ShortConv(nn.Module):
         """One token."""
         return causal_conv1d_step(past_BEK, x_BE, self.weight, self.bias, activation=self._activation)
 
+    def flops_per_token(self, length: int) -> int:
+        """A product and a sum for each tap."""
+        return 2 * self.weight.numel()
+
 
 class Pointwise(nn.Module):
     """What stands in the place of a short convolution that is left out: its activation, without memory."""

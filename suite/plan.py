@@ -12,7 +12,18 @@ from pydantic import Field
 from suite.errors import DeviceError, UsageError, unknown
 from suite.plugin import Model, Task
 from suite.registry import SHARED_SECTIONS, Registry
-from suite.spec import Cell, Device, Precision, Preset, RunSpec, Seed, Settings
+from suite.spec import (
+    Cell,
+    Device,
+    Grid,
+    MatchedSize,
+    Matching,
+    Precision,
+    Preset,
+    RunSpec,
+    Seed,
+    Settings,
+)
 
 DEFAULT_MODELS = ("mamba", "s4", "transformer", "lstm", "gru")
 DEFAULT_TASKS = ("selective_copying", "induction_heads", "long_range_lm")
@@ -37,6 +48,9 @@ class Request(Settings):
     """None takes bf16 on a GPU and fp32 on a CPU."""
     measure: tuple[Literal["accuracy", "cost"], ...] = ("accuracy", "cost")
     """What is measured: training and testing, or seconds and bytes, or both."""
+    match: str | None = None
+    """What the widths of the models are matched by: parameters, state or flops, or one with a target, state=8192. None
+    gives every model the width of the preset."""
     plugins: tuple[str, ...] = ()
     """Files that hold models or tasks."""
     overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -110,23 +124,34 @@ def plan(request: Request, registry: Registry) -> RunSpec:
         registry.entry("model", name)
     for name in request.tasks:
         registry.entry("task", name)
+    matching = Matching.of(request.match) if request.match is not None else None
     models = {name: registry.model(name) for name in dict.fromkeys(request.models)}
     tasks = {name: registry.task(name) for name in dict.fromkeys(request.tasks)}
     _refuse_unknown_sections(request.overrides, [*models, *tasks, *SHARED_SECTIONS], registry)
     device = usable_device(request.device)
     precision = request.precision or ("bf16" if device == "cuda" else "fp32")
+    configured = {
+        name: _configured(model_class, request.overrides.get(name, {})) for name, model_class in models.items()
+    }
     cells: list[Cell] = []
+    matched: list[MatchedSize] = []
+    grids: dict[str, Grid] = {}
     for task_name, task_class in tasks.items():
         preset = _preset(task_class, request)
         task = _configured(task_class, preset.settings | request.overrides.get(task_name, {}))
         task_choice = task.choice(registry.entry("task", task_name).source_sha256)
-        for model_name, model_class in models.items():
-            model = _configured(model_class, request.overrides.get(model_name, {}))
+        grids[task_name] = Grid(learning_rates=preset.learning_rates, max_extensions=preset.max_extensions)
+        shells = dict.fromkeys(models, preset.shell)
+        if matching is not None:
+            sizes = _match(matching, configured, task, preset, precision, device)
+            shells = {size.model: preset.shell.model_copy(update={"width": size.width}) for size in sizes}
+            matched += sizes
+        for model_name, model in configured.items():
             configuration = Cell(
                 kind="accuracy",
                 model=model.choice(registry.entry("model", model_name).source_sha256),
                 task=task_choice,
-                shell=preset.shell,
+                shell=shells[model_name],
                 precision=precision,
                 device=device,
             )
@@ -155,6 +180,9 @@ def plan(request: Request, registry: Registry) -> RunSpec:
         measure=request.measure,
         plugins=request.plugins,
         overrides=request.overrides,
+        matching=matching,
+        matched=tuple(matched),
+        grids=grids,
         cells=tuple(cells),
     )
 
@@ -183,6 +211,20 @@ def _preset(task: type[Task], request: Request) -> Preset:
 
 def _configured(plugin: type[Plugin], values: Mapping[str, Any]) -> Plugin:
     return plugin(plugin.Options.parse(values, where=plugin.name))
+
+
+def _match(
+    matching: Matching,
+    models: Mapping[str, Model],
+    task: Task,
+    preset: Preset,
+    precision: Precision,
+    device: Device,
+) -> list[MatchedSize]:
+    from suite.matching import Candidate, match
+
+    candidates = [Candidate(model, task, preset.shell, precision, device) for model in models.values()]
+    return match(candidates, matching, preset.match_tolerance)
 
 
 def _refuse_unknown_sections(overrides: Mapping[str, Any], known: Sequence[str], registry: Registry) -> None:

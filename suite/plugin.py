@@ -89,6 +89,8 @@ class Task(_Plugin):
     """At least `quick`; usually `standard` and `paper` as well."""
     metric: ClassVar[Metric] = "token_accuracy"
     """What validation selects by and the report shows first."""
+    solved_at: ClassVar[float | None] = None
+    """The metric from which on a seed has solved it; if not given, 95 % of a share, and never in bits per byte."""
 
     @property
     @abstractmethod
@@ -138,6 +140,8 @@ class Branch(Protocol):
     """A causal map of the residual stream, in parallel over time and step by step, with the same result.
 
     If its last linear map is called `output_projection`, the shell scales its first weights to the depth of the model.
+    A module in it that computes more than its linear maps may say so with `flops_per_token(length)`; models can then be
+    matched by it.
     """
 
     def __call__(self, x: Tensor) -> Tensor:

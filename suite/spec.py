@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -22,6 +23,14 @@ PROTOCOL_VERSION = 3
 
 Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
+MatchingPolicy = Literal["parameters", "state", "flops"]
+
+MATCHED_UNITS: Mapping[MatchingPolicy, str] = {
+    "parameters": "non-embedding parameters",
+    "state": "bytes of state a sequence",
+    "flops": "operations a token",
+}
+"""What each policy counts."""
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -125,7 +134,11 @@ class Preset(Settings):
     budget: Budget = Budget()
     learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (3e-3,)
     """The grid that every model is tuned over; validation selects."""
+    max_extensions: NonNegativeInt = 0
+    """Rates that are tried beyond the grid, one after the other, for a model whose best rate is at an edge of it."""
     num_seeds: PositiveInt = 1
+    match_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    """How far a matched model may be from the size that it is matched to, as a share of it."""
     cost_lengths: tuple[PositiveInt, ...] = ()
     """Lengths in tokens at which the cost is measured; the task's training length if empty."""
     cost_batch_size: PositiveInt = 8
@@ -255,6 +268,59 @@ class Reproduction(Settings):
         return {cell: comparison.row for comparison in self.comparisons for cell in comparison.cells}
 
 
+class Matching(Settings):
+    """A rule by which widths are chosen, so that models of one size are compared."""
+
+    policy: MatchingPolicy
+    target: PositiveFloat | None = None
+    """The size that every model is brought to; the first model's at the width of the preset if not given."""
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """`parameters` or `parameters=1_000_000`.
+
+        Raises:
+            UsageError: there is no such policy, or the target is not a number above zero.
+        """
+        policy, equals, number = text.partition("=")
+        if policy not in MATCHED_UNITS:
+            raise unknown("matching policy", policy, MATCHED_UNITS)
+        try:
+            target = float(number) if equals else None
+        except ValueError:
+            target = math.nan
+        if target is not None and not 0 < target < math.inf:
+            raise UsageError(f"match = '{text}': expected a number above zero, for example {policy}=1_000_000")
+        return cls.parse({"policy": policy, "target": target}, where="match")
+
+    def __str__(self) -> str:
+        """As the command line takes it."""
+        return self.policy if self.target is None else f"{self.policy}={self.target:.15g}"
+
+
+class MatchedSize(Settings):
+    """The width that was chosen for a model on a task, and how well it fits."""
+
+    model: str
+    task: str
+    width: PositiveInt
+    size: NonNegativeFloat
+    """What the policy counts, at this width."""
+    target: PositiveFloat
+
+    @property
+    def residual(self) -> float:
+        """How far the size is from the target, as a share of it."""
+        return self.size / self.target - 1
+
+
+class Grid(Settings):
+    """The learning rates that a task's models are tuned over, before any extension, and how far they may extend it."""
+
+    learning_rates: tuple[PositiveFloat, ...]
+    max_extensions: NonNegativeInt
+
+
 class RunSpec(Settings):
     """A whole run: what was asked, and the cells it comes to."""
 
@@ -266,6 +332,12 @@ class RunSpec(Settings):
     """Files given with --plugin."""
     overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Settings given with --set or in an experiment file, by section."""
+    matching: Matching | None = None
+    """None: every model has the shell of the preset."""
+    matched: tuple[MatchedSize, ...] = ()
+    """What the matching came to, for every model on every task."""
+    grids: dict[str, Grid] = Field(default_factory=dict)
+    """Task -> the learning rates that all of its models start from."""
     cells: tuple[Cell, ...]
     reproduction: Reproduction | None = None
     """The published table that is to be reproduced, if one is."""

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kernels.attention import attention_step, causal_attention
+from models.flops import map_flops
 from models.mixer import Mixer, Sizes
 from models.mixers.positions import MAX_XPOS_LENGTH, alibi_slopes, growth_at, rotate, turn_table, turns_at
 from suite.errors import UsageError
@@ -137,6 +138,12 @@ class Attention(Mixer):
             alibi_slopes=self.slopes,
         )
         return y_BHS.flatten(1), (keys_BKCS, values_BKCS, num_tokens)
+
+    def flops_per_token(self, length: int) -> float:
+        """The map to queries, keys and values, and a product with the key and with the value of each token seen."""
+        window = min(self._window or length, length)
+        num_seen = window * (window + 1) / 2 + (length - window) * window
+        return map_flops(self.input_projection) + 4 * self.output_size * num_seen / length
 
     def _project(self, x_BLD: Tensor, positions_L: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values as (batch, length, heads, size), turned by their positions: 0, 1, … if not given."""

@@ -35,6 +35,10 @@ _NUM_HIDDEN_LAYERS = 3
 _DECAYED = 1e-2
 _FASTEST, _SLOWEST = 0.3, 1.5
 _FIRST_FREQUENCY = 1e-4
+_TRANSFORM_FLOPS = 10
+"""A real transform of n numbers takes 5/2 n log2 n; there are two, of two numbers a token."""
+_SPECTRUM_FLOPS = 6
+"""A complex product."""
 
 
 class HyenaConv(Mixer):
@@ -104,6 +108,13 @@ class HyenaConv(Mixer):
         taps_EM = filter_EM[:, distance_M.clamp(min=0)] * (distance_M >= 0)
         y_BE = (inputs_BME * taps_EM.T).sum(1) + self.D * u_BE
         return y_BE.to(u_BE.dtype), (inputs_BME, num_tokens + 1)
+
+    def flops_per_token(self, length: int) -> float:
+        """The convolution by two real Fourier transforms of twice the length and a product of spectra.
+
+        The filter is written once for all sequences and not counted.
+        """
+        return self.D.numel() * (_TRANSFORM_FLOPS * math.log2(2 * length) + _SPECTRUM_FLOPS)
 
     def _decays(self) -> Tensor:
         """alpha of every channel."""

@@ -31,6 +31,8 @@ from models.mixers.step_sizes import random_log_step_sizes
 from suite.spec import Settings
 
 _MAX_LEARNING_RATE = 1e-3
+_FLOPS = 30
+"""For each pair: 10 for the diagonal, 8 for each of the two products of rank one, 4 in the output's real part."""
 
 
 class S4(Mixer):
@@ -75,6 +77,10 @@ class S4(Mixer):
         """One token by the recurrence."""
         y_BE, h_BEP = s4_step(h_BEP, u_BE, self._recurrence())
         return y_BE + self.D * u_BE, h_BEP
+
+    def flops_per_token(self, length: int) -> int:
+        """The recurrence, which the convolution stands for."""
+        return _FLOPS * self.Lambda_imag.numel()
 
     def _state_space(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Delta, Lambda, P, B and C."""

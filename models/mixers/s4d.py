@@ -32,6 +32,8 @@ from models.mixers.step_sizes import random_log_step_sizes
 from suite.spec import Settings
 
 _MAX_LEARNING_RATE = 1e-3
+_FLOPS = 14
+"""For each pair: 10 in the recurrence (a complex product, one by a real number, a sum), 4 in the output's real part."""
 
 Init = Literal["lin", "inv", "legs"]
 
@@ -84,6 +86,10 @@ class S4D(Mixer):
         h_BEP = decay_EP * h_BEP + input_EP * u_BE[..., None]
         y_BE = 2 * (torch.view_as_complex(self.C) * h_BEP).sum(-1).real + self.D * u_BE
         return y_BE, h_BEP
+
+    def flops_per_token(self, length: int) -> int:
+        """The recurrence, which the convolution stands for."""
+        return _FLOPS * self.A_imag.numel()
 
     def _recurrence(self) -> tuple[Tensor, Tensor]:
         """exp(Delta A) and (exp(Delta A) - 1) / A."""

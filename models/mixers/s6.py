@@ -23,11 +23,14 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from kernels.selective_scan import selective_scan, selective_scan_step
+from models.flops import map_flops
 from models.mixer import Mixer, Sizes
 from models.mixers.step_sizes import before_softplus, random_log_step_sizes
 from suite.spec import PositiveInt, Settings
 
 _CHANNELS_PER_RANK = 16
+_FLOPS = 6
+"""For each number of the state: three products and a sum in the recurrence, a product and a sum in the output."""
 
 
 class S6(Mixer):
@@ -101,6 +104,10 @@ class S6(Mixer):
             delta_weight=self.delta_projection.weight,
             log_rates=True,
         )
+
+    def flops_per_token(self, length: int) -> float:
+        """The maps and the recurrence."""
+        return map_flops(self.selection_projection, self.delta_projection) + _FLOPS * self.A_log.numel()
 
     def _selection(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Delta, before its bias and softplus, which the scan applies in float32, and B and C, all from the token."""

@@ -27,6 +27,8 @@ from suite.spec import PositiveInt, Settings
 
 _HEAD_SIZE = 64
 _RATES = (1.0, 16.0)
+_FLOPS = 5
+"""For each number of the state: two products and a sum in the recurrence, a product and a sum in the output."""
 
 
 class SSDOptions(Settings):
@@ -102,6 +104,10 @@ class StateSpace(nn.Module):
             delta_softplus=True,
         )
         return y_BHP.flatten(1), h_BHPN
+
+    def flops_per_token(self, length: int) -> int:
+        """The recurrence, not the matrix products that it can be turned into, which do more."""
+        return _FLOPS * self.num_heads * self._head_size * self._state_size
 
 
 class SSD(Mixer):
