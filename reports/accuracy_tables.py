@@ -7,8 +7,8 @@ import statistics
 from reports import formatting
 from reports.document import Column, Row, Table, TableCell, number_cell, text_cell, with_best_marked
 from reports.failures import NOT_RUN, failed_cell
-from reports.formatting import counted
-from reports.results import SOLVED_AT, AccuracyEntry, Metric, Results, TaskVariant, Trial
+from reports.formatting import counted, listed
+from reports.results import AccuracyEntry, Metric, Results, TaskVariant, Trial
 from reports.statistics import Interval, mean_interval, wilson_interval
 from suite.records import SliceScore
 
@@ -17,11 +17,6 @@ def score_interval(scores: list[float], metric: Metric) -> Interval | None:
     """Interval of a mean score over seeds, within what the metric can be."""
     interval = mean_interval(scores)
     return interval.clipped(0.0, 1.0 if metric.is_share else float("inf")) if interval is not None else None
-
-
-def num_solved(scores: list[float]) -> int:
-    """Seeds that solved the task."""
-    return sum(score >= SOLVED_AT for score in scores)
 
 
 def accuracy_table(results: Results) -> Table | None:
@@ -46,9 +41,11 @@ def accuracy_table(results: Results) -> Table | None:
         title="Accuracy",
         caption=(
             "Test score at the trained length: mean over seeds, with its 95 % interval (Student-t; none for a single "
-            "seed or for equal scores), the seeds that solved the task (at least 95 %), and the learning rate that "
-            "validation selected. Bold: the best, and all whose interval overlaps with its; nothing where that is all. "
-            "Last row: a model that knows the task but cannot see the sequence."
+            "seed or for equal scores), the seeds that solved the task, and the learning rate that validation "
+            f"selected.{_solved_at_text(results)} Where some seeds solved it and the others are far from it, no mean "
+            "is given but how many solved it, with the Wilson interval of their share. Bold: the best, and all whose "
+            "interval overlaps with its; nothing where that is all. Last row: a model that knows the task but cannot "
+            "see the sequence."
         ),
         row_title="Model",
         columns=tuple(
@@ -70,8 +67,8 @@ def training_table(results: Results) -> Table | None:
         caption=(
             "Of the selected learning rate. Validation is the mean over seeds of the best score while training, by "
             "which the learning rate and the step were selected; test is read once, of those weights. Solved: seeds "
-            "with a test score of at least 95 %, with the Wilson interval of their share. Steps to solve: median over "
-            "the seeds whose validation reached 95 %."
+            f"whose test score says so, with the Wilson interval of their share.{_solved_at_text(results)} Steps, "
+            "tokens and time to solve: median over the seeds whose validation got there, up to that validation."
         ),
         row_title="Model",
         columns=(
@@ -81,7 +78,9 @@ def training_table(results: Results) -> Table | None:
             Column(title="Test"),
             Column(title="Seeds, range"),
             Column(title="Solved"),
-            Column(title="Steps to solve"),
+            Column(title="Steps", unit="to solve"),
+            Column(title="Tokens", unit="to solve"),
+            Column(title="Time", unit="to solve"),
             Column(title="Steps run"),
             Column(title="Training time", unit="per seed"),
         ),
@@ -111,7 +110,8 @@ def accuracy_by_length_tables(results: Results) -> list[Table]:
                 name=f"accuracy-by-length-{task.index}",
                 title=f"Accuracy by test length: {task.label}",
                 caption=(
-                    f"{task.metric.title.capitalize()}, mean over seeds with the lowest and the highest seed. "
+                    f"{task.metric.title.capitalize()}, mean over seeds with the lowest and the highest seed; where "
+                    "some seeds solved the task and the others are far from it, how many did. "
                     f"Trained on {_tokens(trained)}; longer sequences were never seen in training.{_reasons(entries)}"
                 ),
                 row_title="Model",
@@ -258,13 +258,31 @@ def _accuracy_cell(entry: AccuracyEntry | None) -> TableCell:
     if entry.selected is None or entry.task.metric is None:
         return _unmeasured_cell(entry)
     scores = list(entry.reported_scores.values())
-    return _score_cell(
-        scores,
-        entry.task.metric,
-        f"{num_solved(scores)}/{len(scores)} solved" if entry.task.metric.is_share else counted(len(scores), "seed"),
-        f"lr {formatting.learning_rate(entry.selected.learning_rate)}",
-        *_shortfalls(entry.selected),
+    lr = f"lr {formatting.learning_rate(entry.selected.learning_rate)}"
+    if entry.is_split:
+        return _split_cell(entry, entry.task.metric, lr, *_shortfalls(entry.selected))
+    has_solved = entry.task.solved_at is not None
+    solved = f"{entry.num_solved}/{len(scores)} solved" if has_solved else counted(len(scores), "seed")
+    return _score_cell(scores, entry.task.metric, solved, lr, *_shortfalls(entry.selected))
+
+
+def _split_cell(entry: AccuracyEntry, metric: Metric, *details: str) -> TableCell:
+    """How many seeds solved the task, and what the others reach."""
+    others = sorted(score for score in entry.reported_scores.values() if not entry.task.is_solved(score))
+    reached = metric.write_range(others[0], others[-1]) if len(others) > 1 else metric.write(others[0])
+    num_seeds = len(entry.reported_scores)
+    interval = wilson_interval(entry.num_solved, num_seeds)
+    return TableCell(
+        text=f"{entry.num_solved}/{num_seeds} solved",
+        value=entry.num_solved / num_seeds,
+        low=interval.low,
+        high=interval.high,
+        details=(f"{_whole_percents(interval)} of seeds", f"others {reached}", *details),
     )
+
+
+def _whole_percents(interval: Interval) -> str:
+    return f"{100 * interval.low:.0f}–{100 * interval.high:.0f} %"
 
 
 def _score_cell(scores: list[float], metric: Metric, *details: str) -> TableCell:
@@ -285,6 +303,19 @@ def _shortfalls(trial: Trial) -> list[str]:
     if trial.num_not_run:
         shortfalls.append(f"{trial.num_not_run} of {counted(len(trial.outcomes), 'seed')} not run")
     return shortfalls
+
+
+def _solved_at_text(results: Results) -> str:
+    """From which score on a task counts as solved."""
+    levels: dict[str, list[str]] = {}
+    for task in results.tasks:
+        if task.metric is not None and task.solved_at is not None:
+            levels.setdefault(task.metric.write(task.solved_at), []).append(task.label)
+    if not levels:
+        return ""
+    if len(levels) == 1:
+        return f" Solved is {next(iter(levels))} or better."
+    return f" Solved is {listed([f'{level} or better on {listed(tasks)}' for level, tasks in levels.items()])}."
 
 
 def _baseline_cell(task: TaskVariant) -> TableCell:
@@ -332,7 +363,9 @@ def _training_rows(results: Results, task: TaskVariant) -> list[Row]:
         for entry in results.accuracy_on(task)
         if entry.selected is not None
     ]
-    return list(with_best_marked(rows, [None, None, None, metric.higher_is_better, None, None, False, None, None]))
+    return list(
+        with_best_marked(rows, [None, None, None, metric.higher_is_better, None, None, False, False, False, None, None])
+    )
 
 
 def _training_cells(entry: AccuracyEntry, trial: Trial, metric: Metric) -> tuple[TableCell, ...]:
@@ -344,10 +377,11 @@ def _training_cells(entry: AccuracyEntry, trial: Trial, metric: Metric) -> tuple
         number_cell(trial.learning_rate, formatting.learning_rate),
         number_cell(len(scores), formatting.exact_count, *_shortfalls(trial)),
         number_cell(statistics.fmean(trial.validation_scores), metric.write),
-        _score_cell(scores, metric),
+        # How many solved it, and the range, say more.
+        TableCell(status="absent") if entry.is_split else _score_cell(scores, metric),
         text_cell(metric.write_range(min(scores), max(scores)) if len(scores) > 1 else ""),
-        _solved_cell(scores, metric),
-        _steps_to_solve_cell(entry, metric),
+        _solved_cell(entry),
+        *_cells_to_solve(entry),
         number_cell(
             statistics.median(steps), formatting.exact_count, f"{num_early} stopped early" if num_early else ""
         ),
@@ -355,23 +389,26 @@ def _training_cells(entry: AccuracyEntry, trial: Trial, metric: Metric) -> tuple
     )
 
 
-def _solved_cell(scores: list[float], metric: Metric) -> TableCell:
-    if not metric.is_share or not scores:
+def _solved_cell(entry: AccuracyEntry) -> TableCell:
+    num_seeds = len(entry.reported_scores)
+    if entry.task.solved_at is None or not num_seeds:
         return TableCell(status="absent")
-    solved = num_solved(scores)
-    interval = wilson_interval(solved, len(scores))
-    shown = f"{100 * interval.low:.0f}–{100 * interval.high:.0f} %"
-    return TableCell(text=f"{solved}/{len(scores)}", value=solved / len(scores), details=(shown,))
+    shown = _whole_percents(wilson_interval(entry.num_solved, num_seeds))
+    return TableCell(text=f"{entry.num_solved}/{num_seeds}", value=entry.num_solved / num_seeds, details=(shown,))
 
 
-def _steps_to_solve_cell(entry: AccuracyEntry, metric: Metric) -> TableCell:
-    if not metric.is_share:
-        return TableCell(status="absent")
-    first_solved = [
-        next((step for step, score in curve if score >= SOLVED_AT), None) for curve in entry.curves().values()
-    ]
-    solved = [step for step in first_solved if step is not None]
-    return number_cell(statistics.median(solved) if solved else None, formatting.exact_count)
+def _cells_to_solve(entry: AccuracyEntry) -> tuple[TableCell, ...]:
+    """Steps, tokens and seconds, each the median over the seeds that got there."""
+    points = entry.solved().values()
+
+    def cell(write: formatting.Format, values: list[float]) -> TableCell:
+        return number_cell(statistics.median(values) if values else None, write)
+
+    return (
+        cell(formatting.exact_count, [point.step for point in points]),
+        cell(formatting.compact_count, [point.tokens for point in points]),
+        cell(formatting.duration, [point.seconds for point in points]),
+    )
 
 
 def _length_cell(entry: AccuracyEntry, metric: Metric, length: int) -> TableCell:
@@ -380,6 +417,9 @@ def _length_cell(entry: AccuracyEntry, metric: Metric, length: int) -> TableCell
         reason = entry.untested.get(length)
         return TableCell(text="not tested", note=reason, status="failed") if reason else TableCell(status="absent")
     shown = metric.write_range(min(scores), max(scores)) if len(scores) > 1 else ""
+    if entry.task.is_split_by(scores):
+        num_solved = entry.task.num_solved(scores)
+        return TableCell(text=f"{num_solved}/{len(scores)} solved", value=num_solved / len(scores), details=(shown,))
     return number_cell(statistics.fmean(scores), metric.write, shown)
 
 
@@ -398,7 +438,10 @@ def _trial_cell(entry: AccuracyEntry, trial: Trial | None) -> TableCell:
     if trial.metric is None or not trial.validation_scores:
         failure = next((outcome.failure for outcome in trial.outcomes if outcome.failure is not None), None)
         return failed_cell(failure) if failure is not None else NOT_RUN
-    cell = number_cell(statistics.fmean(trial.validation_scores), trial.metric.write, *_shortfalls(trial))
+    scores = trial.validation_scores
+    num_solved = entry.task.num_solved(scores)
+    solved = f"{num_solved}/{len(scores)} solved" if 0 < num_solved < len(scores) else ""
+    cell = number_cell(statistics.fmean(scores), trial.metric.write, solved, *_shortfalls(trial))
     return TableCell(
         text=cell.text,
         value=cell.value,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import statistics
 
 from reports import formatting
-from reports.accuracy_tables import num_solved, score_interval
+from reports.accuracy_tables import score_interval
 from reports.document import Finding
 from reports.formatting import counted, listed
 from reports.provenance import differing_data
 from reports.quantities import STATE_SIZE, TRAINING_THROUGHPUT
 from reports.results import AccuracyEntry, CostSetting, Metric, Results, TaskVariant
-from reports.statistics import mean_interval, paired_differences, ratio_of_medians_interval
+from reports.statistics import mean_interval, paired_differences, ratio_of_medians_interval, wilson_interval
 from suite.records import Timing
+from suite.spec import MATCHED_UNITS
 
 SLOW_IMPLEMENTATIONS = ("reference",)
 """Implementations that are there to be read, not to be fast."""
@@ -57,6 +58,9 @@ def _protocol_sentences(results: Results) -> list[str]:
             f"{trained} with {_span(rates, 'learning rate')} and "
             f"{_span(seeds, 'seed')}; validation selected, the test was read once."
         )
+    if results.spec is not None and results.spec.matching is not None:
+        unit = MATCHED_UNITS[results.spec.matching.policy]
+        sentences.append(f"Widths were chosen so that all models have equally many {unit}.")
     lengths = sorted({length for setting in results.cost_settings for length in results.cost_lengths(setting)})
     if lengths:
         shown = listed([f"{length:,}" for length in lengths])
@@ -105,7 +109,9 @@ def _accuracy_finding(results: Results, task: TaskVariant) -> Finding:
     best = ranked[0]
     sharing = [entry.model.label for entry in ranked if metric.write(entry.mean) == metric.write(best.mean)]
     if len(ranked) == 1:
-        statement = f"{best.model.label} reaches a {metric.title} of {_score_text(best, metric)}."
+        statement = f"{_outcome_text(best, metric)}."
+    elif best.is_split or ranked[1].is_split:
+        statement = f"{_outcome_text(best, metric)}; next, {_outcome_text(ranked[1], metric)}."
     elif len(sharing) > 1:
         statement = f"{listed(sharing)} share the best mean {metric.title}, {metric.write(best.mean)}."
     else:
@@ -122,9 +128,22 @@ def _score_text(entry: AccuracyEntry, metric: Metric) -> str:
     small_print = [counted(len(scores), "seed")]
     if interval is not None:
         small_print.insert(0, f"95 % interval {metric.write_range(interval.low, interval.high)}")
-    if metric.is_share:
-        small_print.append(f"{num_solved(scores)} solved it")
+    if entry.task.solved_at is not None:
+        small_print.append(f"{entry.num_solved} solved it")
     return f"{metric.write(statistics.fmean(scores))} ({', '.join(small_print)})"
+
+
+def _outcome_text(entry: AccuracyEntry, metric: Metric) -> str:
+    """What a model came to, in a count where a mean over its seeds would describe none of them."""
+    num_seeds, points = len(entry.reported_scores), entry.solved().values()
+    if not entry.is_split:
+        return f"{entry.model.label} reaches a {metric.title} of {_score_text(entry, metric)}"
+    interval = wilson_interval(entry.num_solved, num_seeds)
+    steps = f", in {statistics.median(point.step for point in points):,.0f} steps at the median" if points else ""
+    return (
+        f"{entry.model.label} solved it with {entry.num_solved} of {counted(num_seeds, 'seed')} (95 % interval "
+        f"{metric.write_range(interval.low, interval.high)}){steps}"
+    )
 
 
 def _certainty(best: AccuracyEntry, second: AccuracyEntry, metric: Metric) -> str:

@@ -190,6 +190,7 @@ def _task_variants(outcomes: Sequence[Outcome], spec: RunSpec | None) -> dict[st
             index=index,
             metric=_metric_of(measured[key]),
             baseline=next((accuracy.baseline for accuracy in measured[key] if is_finite(accuracy.baseline)), None),
+            solved_at=_solved_at(measured[key]),
         )
         for index, key in enumerate(ordered)
     }
@@ -204,6 +205,13 @@ def _metric_of(measured: Sequence[Accuracy]) -> Metric | None:
     if len(names) > 1:
         raise StoreError(f"Records of one task are judged by different metrics: {', '.join(names)}")
     return METRICS[names[0]] if names else None
+
+
+def _solved_at(measured: Sequence[Accuracy]) -> float | None:
+    """What the task says, or what its metric says where it does not."""
+    stated = next((accuracy.solved_at for accuracy in measured if accuracy.solved_at is not None), None)
+    metric = _metric_of(measured)
+    return stated if stated is not None or metric is None else metric.solved_at
 
 
 def _cost_settings(

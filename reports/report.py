@@ -38,7 +38,11 @@ def build_report(records: Iterable[Record], spec: RunSpec | None = None) -> Repo
             paragraphs=(what_was_compared(results),),
             findings=tuple(key_findings(results)),
         ),
-        _section("accuracy", "Accuracy", tables=[accuracy_tables.accuracy_table(results)]),
+        _section(
+            "accuracy",
+            "Accuracy",
+            tables=[accuracy_tables.accuracy_table(results), setup_tables.matching_table(results)],
+        ),
         _section(
             "length",
             "Accuracy against length",
@@ -50,7 +54,7 @@ def build_report(records: Iterable[Record], spec: RunSpec | None = None) -> Repo
             "learning",
             "Learning curves",
             charts=[plots.learning_curves_chart(results)],
-            tables=[accuracy_tables.training_table(results)],
+            tables=[accuracy_tables.training_table(results), setup_tables.tuning_table(results)],
         ),
         _section(
             "throughput",

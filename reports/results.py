@@ -20,10 +20,14 @@ from typing import Literal
 from reports import formatting
 from reports.formatting import is_finite
 from suite.records import Accuracy, Cost, CurvePoint, Evaluation, Failure, Measurement, Record, SliceScore
+from suite.selection import select
 from suite.spec import Cell, RunSpec
 
 SOLVED_AT = 0.95
-"""A seed has solved a task when its test accuracy reaches this share."""
+"""The share from which on a task is solved that does not say so itself."""
+
+_FAR = 0.25
+"""Gap between the seeds that solved a task and the others from which on their mean describes none of them."""
 
 Status = Literal["measured", "failed", "not_run"]
 
@@ -38,10 +42,12 @@ class Metric:
     write: formatting.Format
     write_range: Callable[[float, float], str]
     write_difference: formatting.Format
+    solved_at: float | None
+    """Where a task is solved that does not say it itself; None: nowhere."""
 
     @property
     def is_share(self) -> bool:
-        """Whether it lies between 0 and 1 and a seed can be said to have solved the task."""
+        """Whether it lies between 0 and 1."""
         return self.higher_is_better
 
     def of(self, evaluation: Evaluation) -> float | None:
@@ -77,9 +83,9 @@ def _signed(difference: float | None) -> str:
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("token_accuracy", "token accuracy", True, formatting.percent, _percent_range, _points),
-        Metric("sequence_accuracy", "sequence accuracy", True, formatting.percent, _percent_range, _points),
-        Metric("bits_per_byte", "bits per byte", False, formatting.decimal, _decimal_range, _signed),
+        Metric("token_accuracy", "token accuracy", True, formatting.percent, _percent_range, _points, SOLVED_AT),
+        Metric("sequence_accuracy", "sequence accuracy", True, formatting.percent, _percent_range, _points, SOLVED_AT),
+        Metric("bits_per_byte", "bits per byte", False, formatting.decimal, _decimal_range, _signed, None),
     )
 }
 
@@ -145,6 +151,27 @@ class TaskVariant:
     """None if no cell of this task was measured."""
     baseline: float | None
     """The metric of a model that cannot see the sequence."""
+    solved_at: float | None
+    """The metric from which on a seed has solved it; None: nothing counts as that."""
+
+    def is_solved(self, score: float) -> bool:
+        """Whether a score counts as having solved the task."""
+        if self.metric is None or self.solved_at is None:
+            return False
+        return self.metric.rank(score) >= self.metric.rank(self.solved_at)
+
+    def num_solved(self, scores: Iterable[float]) -> int:
+        """Scores, of a seed each, that count as having solved the task."""
+        return sum(map(self.is_solved, scores))
+
+    def is_split_by(self, scores: Iterable[float]) -> bool:
+        """Whether some seeds solved the task and the others are far from it, so that their mean describes none."""
+        by_outcome: dict[bool, list[float]] = {True: [], False: []}
+        for score in scores:
+            by_outcome[self.is_solved(score)].append(score)
+        if self.metric is None or not self.metric.is_share or not all(by_outcome.values()):
+            return False
+        return min(by_outcome[True]) - max(by_outcome[False]) > _FAR
 
 
 @dataclass(frozen=True)
@@ -206,19 +233,12 @@ class AccuracyEntry:
 
     @cached_property
     def selected(self) -> Trial | None:
-        """The learning rate with the best mean over seeds of the best validation score.
-
-        Learning rates at which more seeds were measured come first, so that one whose other seeds diverged cannot win
-        by its survivors. None if nothing was measured. Ties go to the smaller learning rate.
-        """
+        """The learning rate that validation selects (`suite.selection`); None if nothing was measured."""
         metric = self.task.metric
-        candidates = [trial for trial in self.trials if trial.validation_scores]
-        if metric is None or not candidates:
+        if metric is None:
             return None
-        return max(
-            candidates,
-            key=lambda trial: (len(trial.validation_scores), metric.rank(statistics.fmean(trial.validation_scores))),
-        )
+        rate = select({trial.learning_rate: [*map(metric.rank, trial.validation_scores)] for trial in self.trials})
+        return next((trial for trial in self.trials if trial.learning_rate == rate), None)
 
     @property
     def is_at_edge_of_grid(self) -> bool:
@@ -271,6 +291,16 @@ class AccuracyEntry:
         return self.test_scores(self.reported_length)
 
     @property
+    def num_solved(self) -> int:
+        """Seeds that solved the task, by their reported test scores."""
+        return self.task.num_solved(self.reported_scores.values())
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the reported scores are better counted than averaged."""
+        return self.task.is_split_by(self.reported_scores.values())
+
+    @property
     def mean(self) -> float | None:
         """Mean over seeds of the reported test scores."""
         scores = self.reported_scores
@@ -291,6 +321,21 @@ class AccuracyEntry:
         if metric is None:
             return {}
         return {seed: list(_scored(accuracy.curve, metric)) for seed, accuracy in self._measured}
+
+    def solved(self) -> dict[int, CurvePoint]:
+        """Seed -> the first validation that solved the task, of the seeds that got there at the selected rate."""
+        metric = self.task.metric
+        if metric is None:
+            return {}
+        firsts = {
+            seed: next((point for point in accuracy.curve if self._is_solved_by(point, metric)), None)
+            for seed, accuracy in self._measured
+        }
+        return {seed: point for seed, point in firsts.items() if point is not None}
+
+    def _is_solved_by(self, point: CurvePoint, metric: Metric) -> bool:
+        score = metric.of(point.validation)
+        return score is not None and self.task.is_solved(score)
 
     @property
     def _measured(self) -> list[tuple[int, Accuracy]]:

@@ -11,7 +11,7 @@ from reports.document import Column, Row, Table, TableCell, number_cell, text_ce
 from reports.formatting import counted
 from reports.results import AccuracyEntry, ModelVariant, Outcome, Results
 from suite.records import Measurement
-from suite.spec import Cell, Reproduction, canonical_json
+from suite.spec import MATCHED_UNITS, Cell, Reproduction, canonical_json
 
 
 def configurations_table(results: Results) -> Table | None:
@@ -42,6 +42,69 @@ def configurations_table(results: Results) -> Table | None:
             Column(title="Settings", is_text=True),
         ),
         rows=tuple(rows),
+        is_secondary=True,
+    )
+
+
+def matching_table(results: Results) -> Table | None:
+    """The width that was chosen for each model on each task; None if every model had that of the preset."""
+    spec = results.spec
+    if spec is None or spec.matching is None:
+        return None
+    unit = MATCHED_UNITS[spec.matching.policy]
+    return Table(
+        name="matching",
+        title=f"Matched by {unit}",
+        caption=(
+            "Widths were chosen so that on each task all models have the same size, as near as their widths allow. "
+            "Depth and settings are as in the preset."
+        ),
+        row_title="Model",
+        columns=(
+            Column(title="Width"),
+            Column(title=unit.capitalize()),
+            Column(title="Target"),
+            Column(title="Off by"),
+        ),
+        rows=tuple(
+            Row(
+                header=size.model,
+                group=size.task,
+                series=next((model.index for model in results.models if model.name == size.model), None),
+                cells=(
+                    number_cell(size.width, formatting.exact_count),
+                    number_cell(size.size, formatting.exact_count),
+                    number_cell(size.target, formatting.exact_count),
+                    TableCell(text=f"{100 * size.residual:+.2f} %", value=size.residual),
+                ),
+            )
+            for size in spec.matched
+        ),
+    )
+
+
+def tuning_table(results: Results) -> Table | None:
+    """What was spent on tuning and training each model on each task; None if nothing was trained."""
+    if not results.accuracy:
+        return None
+    return Table(
+        name="tuning",
+        title="Tuning budget",
+        caption=(
+            "All trials of each model, whether they were selected or not. Every model starts from the same learning "
+            "rates; where validation selects one at an edge, the next one beyond is tried, as often as the preset "
+            "allows."
+        ),
+        row_title="Model",
+        columns=(
+            Column(title="Learning rates"),
+            Column(title="Beyond the grid", is_text=True),
+            Column(title="Trials"),
+            Column(title="Steps"),
+            Column(title="Tokens"),
+            Column(title="Training time"),
+        ),
+        rows=tuple(_tuning_row(results, entry) for entry in results.accuracy),
         is_secondary=True,
     )
 
@@ -137,6 +200,8 @@ def reproduction_commands(results: Results) -> tuple[str, ...]:
         if spec.reproduction is not None:
             command = ["suite", "reproduce", spec.reproduction.experiment, *_rows_option(spec.reproduction)]
         command += ["--preset", spec.preset, *_place_options(spec.cells)]
+        if spec.matching is not None:
+            command += ["--match", str(spec.matching)]
         if set(spec.measure) != {"accuracy", "cost"} and spec.reproduction is None:
             command += ["--measure", ",".join(spec.measure)]
         for section, values in spec.overrides.items():
@@ -205,6 +270,27 @@ def _configuration_row(results: Results, configuration_id: str, outcomes: list[O
             text_cell(cell.device),
             text_cell(cell.precision),
             text_cell(settings_text(cell.model.settings)),
+        ),
+    )
+
+
+def _tuning_row(results: Results, entry: AccuracyEntry) -> Row:
+    outcomes = [outcome for trial in entry.trials for outcome in trial.outcomes]
+    measured = [outcome.accuracy for outcome in outcomes if outcome.accuracy is not None]
+    grid = results.spec.grids.get(entry.task.name) if results.spec is not None else None
+    tried = [trial.learning_rate for trial in entry.trials]
+    beyond = [rate for rate in tried if grid is not None and rate not in grid.learning_rates]
+    return Row(
+        header=entry.model.label,
+        series=entry.model.index,
+        group=entry.task.label,
+        cells=(
+            number_cell(len(tried), formatting.exact_count),
+            text_cell(", ".join(map(formatting.learning_rate, beyond))),
+            number_cell(sum(outcome.record is not None for outcome in outcomes), formatting.exact_count),
+            number_cell(sum(accuracy.steps_run for accuracy in measured), formatting.exact_count),
+            number_cell(sum(accuracy.curve[-1].tokens for accuracy in measured), formatting.compact_count),
+            number_cell(sum(accuracy.train_seconds for accuracy in measured), formatting.duration),
         ),
     )
 

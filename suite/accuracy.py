@@ -79,6 +79,7 @@ def measure_accuracy(trainee: Trainee, listener: Listener) -> Accuracy:
         untested=untested,
         baseline=baseline,
         metric=task.metric,
+        solved_at=task.solved_at,
         train_seconds=train_seconds,
         steps_not_graphed=not_graphed,
         data_sha256=trainee.data_sha256,

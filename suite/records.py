@@ -96,6 +96,8 @@ class Accuracy(Settings):
     baseline: float
     """The metric of a model that cannot see the sequence."""
     metric: str
+    solved_at: float | None = None
+    """The metric from which on the task says that it is solved; None if it does not say."""
     train_seconds: float
     """From the first step to the last, validations included, beside whatever other cells ran."""
     steps_not_graphed: str | None = "steps were called"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from reports import build_report, render
 from reports.document import Report, Row, Table, TableCell
 from reports.formatting import ABSENT
-from suite.records import Accuracy, Evaluation, Failure, SliceScore
+from suite.records import Accuracy, Evaluation, Failure, Record, SliceScore
+from suite.spec import Grid, MatchedSize, Matching
 from tests.reports.builders import (
     ENVIRONMENT,
     accuracy,
@@ -52,6 +56,91 @@ def test_accuracy_is_shown_with_interval_solved_seeds_and_learning_rate() -> Non
     assert cell.details == ("78.4–100.0", "2/2 solved", "lr 0.001")
     assert cell.value == pytest.approx(0.975)
     assert cell.high == 1.0
+
+
+def _seeds(scores: Sequence[float], **changes: Any) -> list[Record]:
+    return [record(accuracy_cell(seed=seed), accuracy(score, **changes)) for seed, score in enumerate(scores)]
+
+
+def test_seeds_of_which_some_solve_the_task_are_counted_and_never_averaged() -> None:
+    report = build_report(_seeds((0.99, 0.07, 1.0, 0.09, 0.98)))
+    cell = _cell(_table(report, "accuracy"), "mamba", "copying")
+    assert cell.text == "3/5 solved"
+    assert cell.details == ("23–88 % of seeds", "others 7.0–9.0", "lr 0.001")
+    assert (cell.value, cell.low) == (pytest.approx(0.6), pytest.approx(0.231, abs=1e-3))
+    training = _row(_table(report, "training"), "mamba").cells
+    assert [cell.text for cell in training[3:6]] == ["—", "7.0–100.0", "3/5"]
+    assert "mamba solved it with 3 of 5 seeds (95 % interval 23.1–88.2)" in report.sections[0].findings[0].statement
+
+
+def test_at_each_length_seeds_are_counted_where_they_fall_apart() -> None:
+    lengths = [{256: 1.0, 512: 1.0}, {256: 0.99, 512: 0.1}]
+    report = build_report(
+        [record(accuracy_cell(seed=seed), accuracy(1.0, by_length=found)) for seed, found in enumerate(lengths)]
+    )
+    row = _row(_table(report, "accuracy-by-length-0"), "mamba")
+    assert [(cell.text, cell.details) for cell in row.cells] == [
+        ("99.5 %", ("99.0–100.0",)),
+        ("1/2 solved", ("10.0–100.0",)),
+    ]
+
+
+def test_seeds_that_miss_by_a_little_are_averaged() -> None:
+    report = build_report(_seeds((0.99, 0.90, 0.80)))
+    assert _cell(_table(report, "accuracy"), "mamba", "copying").text == "89.7 %"
+
+
+def test_a_task_says_from_which_score_on_it_is_solved() -> None:
+    report = build_report(_seeds((0.75, 0.85), solved_at=0.8))
+    table = _table(report, "accuracy")
+    assert "1/2 solved" in _cell(table, "mamba", "copying").details
+    assert "Solved is 80.0 % or better." in table.caption
+    text = build_report(_seeds((1.5, 1.9), metric="bits_per_byte", solved_at=1.6))
+    assert "1/2 solved" in _cell(_table(text, "accuracy"), "mamba", "copying").details
+    assert "1/2" in _cell(_table(text, "training"), "mamba", "Solved").text
+
+
+def test_nothing_counts_as_solved_in_bits_per_byte_if_the_task_does_not_say_so() -> None:
+    report = build_report(_seeds((0.5, 0.6), metric="bits_per_byte"))
+    assert "2 seeds" in _cell(_table(report, "accuracy"), "mamba", "copying").details
+    assert "Solved is" not in _table(report, "accuracy").caption
+
+
+def test_steps_tokens_and_time_to_solve_are_medians_over_the_seeds_that_got_there() -> None:
+    curves = [[0.1, 0.97, 1.0], [0.1, 0.2, 0.96], [0.1, 0.99, 1.0], [0.1, 0.1, 0.1]]
+    report = build_report(
+        [record(accuracy_cell(seed=seed), accuracy(curve[-1], validation=curve)) for seed, curve in enumerate(curves)]
+    )
+    row = [_cell(_table(report, "training"), "mamba", what) for what in ("Steps", "Tokens", "Time")]
+    assert [cell.value for cell in row] == [100, 100 * 32 * 256, 3.0]
+
+
+def test_all_trials_count_as_budget_and_rates_beyond_the_grid_are_named() -> None:
+    cells = [accuracy_cell(seed=seed, learning_rate=rate) for seed in (0, 1) for rate in (1e-3, 1e-2, 1e-1)]
+    records = [record(cell, accuracy(0.5, steps_run=50)) for cell in cells[:-1]] + [record(cells[-1], diverged())]
+    grid = Grid(learning_rates=(1e-3, 1e-2), max_extensions=2)
+    report = build_report(records, run_spec(cells).model_copy(update={"grids": {"copying": grid}}))
+    table = _table(report, "tuning")
+    assert [cell.text for cell in _row(table, "mamba").cells[:4]] == ["3", "0.1", "6", "250"]
+    assert _cell(table, "mamba", "Tokens").value == 5 * 50 * 32 * 256
+
+
+def test_a_matching_is_shown_with_what_is_left_of_it_and_run_again_by_the_command() -> None:
+    cells = [accuracy_cell(model) for model in ("mamba", "gru")]
+    matched = (
+        MatchedSize(model="mamba", task="copying", width=64, size=65_472, target=65_472),
+        MatchedSize(model="gru", task="copying", width=68, size=65_800, target=65_472),
+    )
+    spec = run_spec(cells).model_copy(update={"matching": Matching(policy="parameters"), "matched": matched})
+    report = build_report([record(cell, accuracy(0.5)) for cell in cells], spec)
+    assert [cell.text for cell in _row(_table(report, "matching"), "gru").cells] == [
+        "68",
+        "65,800",
+        "65,472",
+        "+0.50 %",
+    ]
+    assert "equally many non-embedding parameters" in report.sections[0].paragraphs[0]
+    assert "--match parameters" in report.sections[-1].commands[-1]
 
 
 def test_one_seed_has_no_interval() -> None:
@@ -402,6 +491,7 @@ def test_the_realistic_run_has_every_table() -> None:
         "accuracy-by-length-0",
         "accuracy-by-length-1",
         "training",
+        "tuning",
         "throughput",
         "memory",
         "cost-by-length-0",
