@@ -15,8 +15,24 @@ from rich.markup import escape
 
 from suite.bench.commands import bench
 from suite.errors import SuiteError, UsageError
+from suite.options import (
+    Assignments,
+    DeviceName,
+    Experiment,
+    Jobs,
+    Match,
+    Measure,
+    Models,
+    Plugins,
+    PrecisionName,
+    PresetName,
+    Seeds,
+    Tasks,
+    requested,
+)
+from suite.plan_command import plan
 from suite.reproduction.commands import reproduce
-from suite.terminal import carry_out, console, errors, names, of_spec, open_page, seed_numbers, write_file
+from suite.terminal import carry_out, console, errors, of_spec, open_page, write_file
 
 if TYPE_CHECKING:
     from suite.records import Record
@@ -46,56 +62,50 @@ class Format(StrEnum):
     html = "html"
 
 
-Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A Python file with models or tasks; repeatable.")]
 ResultsFolder = Annotated[Path, typer.Argument(help="A results folder, as --out of `suite run` made it.")]
 
 
 @app.command()
 def run(
-    experiment: Annotated[Path | None, typer.Argument(help="A TOML experiment file; options go before it.")] = None,
-    models: Annotated[str | None, typer.Option(help="Comma-separated names; see `suite list`.")] = None,
-    tasks: Annotated[str | None, typer.Option(help="Comma-separated names; see `suite list`.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Size of the tasks: quick, standard, paper.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Comma-separated seeds, for example 0,1,2.")] = None,
-    measure: Annotated[str | None, typer.Option(help="accuracy, cost, or both: accuracy,cost.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; the GPU if there is one.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16; bf16 on a GPU, fp32 on a CPU.")] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="mamba.state_size=8, budget.steps=100, …; repeatable."),
-    ] = None,
+    experiment: Experiment = None,
+    models: Models = None,
+    tasks: Tasks = None,
+    preset: PresetName = None,
+    seeds: Seeds = None,
+    measure: Measure = None,
+    match: Match = None,
+    device: DeviceName = None,
+    precision: PrecisionName = None,
+    assignments: Assignments = None,
     plugin: Plugins = None,
     out: Annotated[Path, typer.Option(help="Results folder; the same command goes on where it stopped.")] = DEFAULT_OUT,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Accuracy cells at a time; one a CPU core, or some on each GPU.")
-    ] = None,
+    jobs: Jobs = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds of silence after which a cell is given up.")] = 600.0,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells again.")] = False,
     open_report: Annotated[bool, typer.Option("--open", help="Open the report in a browser at the end.")] = False,
 ) -> None:
     """Run models on tasks, measure accuracy and cost, and write a report."""
-    from suite.plan import Request, parse_assignments, plan, read_experiment
+    from suite.plan import plan as plan_run
     from suite.registry import Registry
 
-    fields = read_experiment(experiment) if experiment else {"overrides": {}}
-    for section, values in parse_assignments(assignments or []).items():
-        fields["overrides"][section] = fields["overrides"].get(section, {}) | values
-    given = {
-        "models": names(models),
-        "tasks": names(tasks),
-        "preset": preset,
-        "seeds": seed_numbers(seeds),
-        "measure": names(measure),
-        "device": device,
-        "precision": precision,
-        "plugins": [str(path.resolve()) for path in plugin] if plugin else None,
-    }
-    fields |= {key: value for key, value in given.items() if value is not None}
-    request = Request.parse(fields, where="run")
-    spec = plan(request, Registry([Path(path) for path in request.plugins]))
+    request = requested(
+        experiment,
+        models=models,
+        tasks=tasks,
+        preset=preset,
+        seeds=seeds,
+        measure=measure,
+        match=match,
+        device=device,
+        precision=precision,
+        assignments=assignments,
+        plugin=plugin,
+    )
+    spec = plan_run(request, Registry([Path(path) for path in request.plugins]))
     carry_out(spec, out, num_jobs=jobs, timeout=timeout, retry_failed=retry_failed, opens_report=open_report)
 
 
+app.command()(plan)
 app.command()(reproduce)
 
 

@@ -18,6 +18,8 @@ from rich.console import Console
 from suite.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from suite.executors.local import LocalExecutor
     from suite.records import Record
     from suite.spec import Cell, RunSpec
@@ -35,7 +37,7 @@ _OF_A_REPRODUCTION = ("reproduction", "failures")
 def carry_out(
     spec: RunSpec, out: Path, *, num_jobs: int | None, timeout: float, retry_failed: bool, opens_report: bool
 ) -> None:
-    """Runs the cells that `out` lacks and publishes the report.
+    """Runs the cells that `out` lacks, and those that their records ask for, and publishes the report.
 
     Raises:
         StoreError: the folder cannot be written or continued.
@@ -45,15 +47,28 @@ def carry_out(
     from suite.executors.local import local_executor
     from suite.runner import missing_cells
     from suite.store import Store
+    from suite.tuning import extended
 
     store = Store(out)
     with store.writing():
         records = store.records()
         _refuse_other_protocols(records, out)
+        spec = extended(spec, records)
         missing = missing_cells(spec, records, retry_failed=retry_failed)
         _announce(spec, len(missing), out)
+        executor = local_executor(spec, num_jobs, timeout)
         store.write_spec(spec)
-        interrupted = _run_cells(spec, missing, store, local_executor(spec, num_jobs, timeout))
+        interrupted = _run_cells(spec, missing, store, executor)
+        while not interrupted:
+            records = store.records()
+            spec = extended(spec, records)
+            # What failed once more has a record, and is not tried for ever.
+            missing = missing_cells(spec, records, retry_failed=False)
+            if not missing:
+                break
+            _announce_extension(missing)
+            store.write_spec(spec)
+            interrupted = _run_cells(spec, missing, store, executor)
     records = of_spec(store.records(), spec)
     if records:
         page = _publish(records, spec, out)
@@ -82,6 +97,30 @@ def of_spec(records: list[Record], spec: RunSpec) -> list[Record]:
     """The records of the cells that a run asked for."""
     wanted = {cell.id for cell in spec.cells}
     return [record for record in records if record.cell_id in wanted]
+
+
+def matching_table(spec: RunSpec) -> Table:
+    """The width that each model got on each task, and how well it fits."""
+    from rich.table import Table
+
+    from reports.formatting import exact_count
+    from suite.spec import MATCHED_UNITS
+
+    assert spec.matching is not None
+    unit = MATCHED_UNITS[spec.matching.policy]
+    table = Table("Task", "Model", title=f"Matched by {unit}", title_justify="left")
+    for title in ("Width", unit.capitalize(), "Target", "Off by"):
+        table.add_column(title, justify="right")
+    for size in spec.matched:
+        table.add_row(
+            size.task,
+            size.model,
+            exact_count(size.width),
+            exact_count(size.size),
+            exact_count(size.target),
+            f"{size.residual:+.2%}",
+        )
+    return table
 
 
 def write_file(path: Path, content: str) -> None:
@@ -176,6 +215,21 @@ def _announce(spec: RunSpec, num_missing: int, out: Path) -> None:
     console.print(
         f"{what}, preset {spec.preset}, "
         f"on {first.device} in {first.precision}: {counted(len(spec.cells), 'cell')}{done}. Results: {out}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    if spec.matching is not None:
+        console.print(matching_table(spec), highlight=False)
+
+
+def _announce_extension(cells: list[Cell]) -> None:
+    from reports.formatting import counted, learning_rate, listed
+
+    rates = sorted({(cell.model.name, cell.task.name, cell.learning_rate or 0.0) for cell in cells})
+    tried = listed([f"{model} on {task} at {learning_rate(rate)}" for model, task, rate in rates])
+    console.print(
+        f"The best learning rate is at the edge of the grid; {counted(len(cells), 'cell')} more: {tried}.",
         highlight=False,
         markup=False,
         soft_wrap=True,

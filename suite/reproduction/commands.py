@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from suite.options import DeviceName, Plugins, PrecisionName, Seeds
 from suite.terminal import carry_out, console, names, seed_numbers
 
 DEFAULT_OUT = Path("results") / "reproduce"
@@ -19,16 +20,14 @@ def reproduce(
     list_them: Annotated[bool, typer.Option("--list", help="Show the tables that can be reproduced.")] = False,
     preset: Annotated[str, typer.Option(help="quick, standard, or paper: as published.")] = "quick",
     rows: Annotated[str | None, typer.Option(help="Comma-separated rows of the table; all if not given.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Comma-separated seeds, for example 0,1,2.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; the GPU if there is one.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16; bf16 on a GPU, fp32 on a CPU.")] = None,
+    seeds: Seeds = None,
+    device: DeviceName = None,
+    precision: PrecisionName = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="budget.steps=100, …; for every row; repeatable."),
     ] = None,
-    plugin: Annotated[
-        list[Path] | None, typer.Option("--plugin", help="A Python file with models or tasks; repeatable.")
-    ] = None,
+    plugin: Plugins = None,
     out: Annotated[Path | None, typer.Option(help=f"Results folder; {DEFAULT_OUT}/NAME/PRESET if not given.")] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Cells at a time; one a CPU core, or some on each GPU.")

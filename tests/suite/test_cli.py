@@ -63,6 +63,8 @@ print("heavy:", sorted(heavy & set(sys.modules)))
         (["run", "--set", "mamba.state_size=-8"], "mamba.state_size = -8"),
         (["run", "--set", "steps=8"], "expected section.key=value"),
         (["run", "--seeds", "one"], "--seeds one: expected whole numbers"),
+        (["run", "--match", "width"], "No matching policy is called 'width'. Known: flops, parameters, state"),
+        (["plan", "--set", "preset.learning_rates=[]"], "preset.learning_rates = []"),
         (["run", "--device", "cuda"], "torch finds none"),
         (["run", "--out", "/dev/null/results"], "cannot be written to /dev/null/results"),
         (["run", "--plugin", "gone.py"], "There is no plugin file"),
@@ -143,6 +145,34 @@ def test_list_shows_models_tasks_and_what_runs_here() -> None:
     assert done.returncode == 0, done.stderr
     for word in ("mamba", "transformer", "selective_copying", "echo", "faulty", "selective_scan", "quick"):
         assert word in done.stdout
+
+
+def test_a_grid_is_extended_until_the_same_command_finds_nothing_left_to_do(tmp_path: Path) -> None:
+    command = [
+        "run", "--models", "faulty", "--tasks", "echo", "--plugin", FAULTY, "--device", "cpu", "--measure", "accuracy",
+        "--set", "preset.learning_rates=[1e-4, 1e-3]", "--set", "preset.max_extensions=2", "--out", tmp_path / "out",
+    ]  # fmt: skip
+    done = suite(*command)
+    assert done.returncode == 0, done.stderr
+    assert "The best learning rate is at the edge of the grid; 1 cell more: faulty on echo at 0.01." in done.stdout
+    assert "3 cells, 3 already done" in suite(*command).stdout
+    assert {each.cell.learning_rate for each in Store(tmp_path / "out").records()} == {1e-4, 1e-3, 1e-2}
+
+
+def test_a_plan_counts_and_stores_nothing(tmp_path: Path) -> None:
+    done = suite(
+        "plan", "--models", "faulty,gru", "--tasks", "echo", "--plugin", FAULTY, "--seeds", "0,1,2", "--device", "cpu",
+        "--match", "parameters=500", "--set", "preset.match_tolerance=0.1", "--jobs", "2", "--no-measure",
+        "--set", "preset.learning_rates=[1e-3, 1e-2]", "--set", "preset.max_extensions=2",
+        cwd=tmp_path, env=os.environ | {"COLUMNS": "200", "PYTHONPATH": str(HOME)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"echo +│ faulty +│ +7 │ +24 │ +768 ", done.stdout)
+    assert re.search(r"all +│ +│ +14 │ +48 │ +1.54k ", done.stdout)
+    assert "14 cells on cpu in fp32, 2 accuracy cells at a time." in done.stdout
+    assert "Up to 12 cells more" in done.stdout
+    assert "Matched by non-embedding parameters" in done.stdout
+    assert not list(tmp_path.iterdir())
 
 
 def test_doctor_shows_the_machine() -> None:

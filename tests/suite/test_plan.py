@@ -11,7 +11,7 @@ import pytest
 from suite.errors import SuiteError, UsageError
 from suite.plan import Request, parse_assignments, plan, read_experiment
 from suite.registry import Registry
-from suite.spec import RunSpec
+from suite.spec import Grid, RunSpec
 from tests.suite.builders import FAULTY
 
 
@@ -19,11 +19,12 @@ def _plan(**fields: Any) -> RunSpec:
     return plan(Request.parse({"device": "cpu", **fields}, where="run"), Registry([FAULTY]))
 
 
-def test_every_model_gets_the_same_budget_seeds_learning_rates_and_lengths() -> None:
+def test_every_model_gets_the_same_budget_seeds_learning_rates_lengths_and_precision() -> None:
     offered: dict[str, set[Any]] = defaultdict(set)
     for cell in _plan(preset="standard").cells:
         budget = cell.budget.model_dump_json() if cell.budget else None
-        what = (cell.task, cell.shell, budget, cell.seed, cell.learning_rate, cell.length, cell.batch_size)
+        place = (cell.task, cell.shell, cell.precision, cell.device)
+        what = (*place, budget, cell.seed, cell.learning_rate, cell.length, cell.batch_size)
         offered[cell.model.name].add(str(what))
     assert len(offered) == 5
     first, *others = offered.values()
@@ -49,6 +50,32 @@ def test_seeds_that_are_given_replace_the_presets() -> None:
     assert [cell.seed for cell in spec.cells if cell.kind == "accuracy"] == [5, 9]
 
 
+@pytest.mark.parametrize("task", Registry().task_names())
+def test_a_task_that_a_seed_solves_or_not_gets_five_of_them_and_a_grid_that_grows(task: str) -> None:
+    preset = Registry().task(task).presets["standard"]
+    assert preset.max_extensions == 2
+    assert preset.num_seeds >= (5 if preset.budget.stop_at is not None else 3)
+
+
+def test_the_grid_that_all_models_start_from_is_written_down() -> None:
+    spec = _plan(models=["gru"], tasks=["induction_heads"], preset="standard")
+    assert spec.grids == {"induction_heads": Grid(learning_rates=(3e-4, 1e-3, 3e-3), max_extensions=2)}
+
+
+def test_a_matching_gives_each_model_the_width_that_is_on_record() -> None:
+    spec = _plan(models=["gru", "mamba"], tasks=["mqar", "echo"], match="parameters=50_000")
+    chosen = {(size.task, size.model): size.width for size in spec.matched}
+    assert len(chosen) == 4
+    assert {(cell.task.name, cell.model.name): cell.shell.width for cell in spec.cells} == chosen
+    assert chosen["echo", "gru"] != chosen["mqar", "gru"], "echo has one layer, mqar two"
+
+
+def test_without_a_matching_every_model_has_the_shell_of_the_preset() -> None:
+    spec = _plan(models=["gru", "mamba"], tasks=["echo"])
+    assert (spec.matching, spec.matched) == (None, ())
+    assert {cell.shell.width for cell in spec.cells} == {8}
+
+
 def test_a_task_that_names_no_cost_lengths_is_timed_at_its_training_length() -> None:
     spec = _plan(models=["gru"], tasks=["echo"], overrides={"echo": {"length": 5}})
     assert [cell.length for cell in spec.cells if cell.kind == "cost"] == [5]
@@ -68,7 +95,7 @@ def test_the_digest_of_a_single_file_is_part_of_its_cells() -> None:
     ("fields", "said"),
     [
         ({"models": ["mambo"]}, "No model is called 'mambo'. Did you mean 'mamba'?"),
-        ({"tasks": ["copying"]}, "No task is called 'copying'"),
+        ({"tasks": ["copy"]}, "No task is called 'copy'. Did you mean 'copying'?"),
         ({"preset": "huge"}, "No preset is called 'huge' for the task 'selective_copying'"),
         ({"models": []}, "No models were given"),
         ({"seeds": [-1]}, "run.seeds.0 = -1"),
@@ -79,6 +106,11 @@ def test_the_digest_of_a_single_file_is_part_of_its_cells() -> None:
         ({"models": ["gru"], "overrides": {"mamba": {"state_size": 8}}}, "'mamba' has settings but is not in this run"),
         ({"overrides": {"budget": {"stop_at": 0.9, "schedule": "cosine"}}}, "for fast learners alone"),
         ({"seeds": [2**70]}, "run.seeds.0"),
+        ({"match": "params"}, "No matching policy is called 'params'. Did you mean 'parameters'?"),
+        ({"match": "flops=none"}, "expected a number above zero, for example flops=1_000_000"),
+        ({"match": "parameters"}, "--match parameters="),
+        ({"overrides": {"preset": {"match_tolerance": 0.0}}}, "preset.match_tolerance = 0.0"),
+        ({"overrides": {"preset": {"max_extensions": -1}}}, "preset.max_extensions = -1"),
         ({"overrides": {"mamba": {"state": 8}}}, "No setting is called 'state' in mamba. Did you mean 'state_size'?"),
         ({"overrides": {"mamba": {"state_size": "big"}}}, "mamba.state_size = 'big'"),
         ({"overrides": {"mambo": {}}}, "No section is called 'mambo'. Did you mean 'mamba'?"),
@@ -108,10 +140,16 @@ def test_values_are_toml_and_otherwise_words() -> None:
 
 def test_an_experiment_file_says_the_same_as_the_command_line(tmp_path: Path) -> None:
     path = tmp_path / "experiment.toml"
-    path.write_text('models = ["gru"]\ntasks = ["echo"]\nseeds = [1]\n[budget]\nsteps = 3\n[echo]\nlength = 4\n')
+    path.write_text(
+        'models = ["gru"]\ntasks = ["echo"]\nseeds = [1]\nmatch = "state"\n[budget]\nsteps = 3\n[echo]\nlength = 4\n'
+    )
     from_file = _plan(**read_experiment(path))
     typed = _plan(
-        models=["gru"], tasks=["echo"], seeds=[1], overrides=parse_assignments(["budget.steps=3", "echo.length=4"])
+        models=["gru"],
+        tasks=["echo"],
+        seeds=[1],
+        match="state",
+        overrides=parse_assignments(["budget.steps=3", "echo.length=4"]),
     )
     assert from_file == typed
 
