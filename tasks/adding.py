@@ -48,7 +48,8 @@ class Adding(Task):
             settings={"length": 200, "test_lengths": [200, 400, 800]},
             budget=Budget(steps=20_000, batch_size=64, warmup_steps=200, evaluate_every=500, stop_at=0.999),
             learning_rates=(3e-4, 1e-3, 3e-3),
-            num_seeds=3,
+            max_extensions=2,
+            num_seeds=5,
             cost_lengths=(200, 1024, 4096),
         ),
         "paper": Preset(

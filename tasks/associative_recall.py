@@ -41,7 +41,8 @@ class AssociativeRecall(InContextRecall):
             settings={"length": 130, "vocab_size": 41, "test_lengths": [66, 130, 258, 514]},
             budget=Budget(steps=20_000, batch_size=64, warmup_steps=200, evaluate_every=500, stop_at=0.999),
             learning_rates=(3e-4, 1e-3, 3e-3),
-            num_seeds=3,
+            max_extensions=2,
+            num_seeds=5,
             cost_lengths=(130,),
         ),
         # 20 pairs over 20 tokens; 400 epochs of 5,000 sequences in batches of 32.

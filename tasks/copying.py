@@ -78,7 +78,8 @@ class Copying(Task):
             settings={"length": 256, "num_tokens": 16, "vocab_size": 16},
             budget=Budget(steps=20_000, batch_size=64, warmup_steps=200, evaluate_every=500, stop_at=0.999),
             learning_rates=(3e-4, 1e-3, 3e-3),
-            num_seeds=3,
+            max_extensions=2,
+            num_seeds=5,
             cost_lengths=(256, 1024, 4096),
         ),
         # Ten tokens of eight kinds, remembered for a thousand steps.

@@ -51,7 +51,8 @@ class Delay(Task):
             settings={"length": 256, "steps": 64, "test_lengths": [256, 512, 1024]},
             budget=Budget(steps=10_000, batch_size=64, warmup_steps=200, evaluate_every=500, stop_at=0.999),
             learning_rates=(3e-4, 1e-3, 3e-3),
-            num_seeds=3,
+            max_extensions=2,
+            num_seeds=5,
             cost_lengths=(256,),
         ),
         # The lag of a thousand steps in sequences of four thousand of Gu et al. 2022, arXiv:2206.12037.

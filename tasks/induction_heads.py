@@ -68,7 +68,8 @@ class InductionHeads(Task):
             settings={"length": 128, "vocab_size": 16, "test_lengths": [2**power for power in range(6, 13)]},
             budget=Budget(steps=20_000, batch_size=32, warmup_steps=200, evaluate_every=500, stop_at=0.999),
             learning_rates=(3e-4, 1e-3, 3e-3),
-            num_seeds=3,
+            max_extensions=2,
+            num_seeds=5,
             cost_lengths=(128, 1024, 4096),
         ),
         "paper": Preset(

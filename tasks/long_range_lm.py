@@ -95,6 +95,7 @@ class LongRangeLM(Task):
                 test_batches=16,
             ),
             learning_rates=(3e-4, 1e-3, 3e-3),
+            max_extensions=2,
             num_seeds=3,
             cost_lengths=(1024, 4096, 16_384),
         ),

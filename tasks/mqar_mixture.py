@@ -84,7 +84,8 @@ class MQARMixture(Task):
             shell=ShellSettings(width=128, num_layers=2),
             budget=Budget(steps=20_000, batch_size=64, warmup_steps=200, evaluate_every=500, stop_at=0.999),
             learning_rates=(3e-4, 1e-3, 3e-3),
-            num_seeds=3,
+            max_extensions=2,
+            num_seeds=5,
             cost_lengths=(128,),
         ),
         # 32 epochs of 180,000 sequences, drawn fresh here.

@@ -39,7 +39,8 @@ class Passkey(Needle):
             shell=ShellSettings(width=128, num_layers=4),
             budget=Budget(steps=20_000, batch_size=16, warmup_steps=500, evaluate_every=500, stop_at=0.999),
             learning_rates=(3e-4, 1e-3, 3e-3),
-            num_seeds=3,
+            max_extensions=2,
+            num_seeds=5,
             cost_lengths=(1024, 4096),
         ),
         # The published training length of 512 tokens and tests of up to 32 thousand.

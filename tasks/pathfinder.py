@@ -126,6 +126,7 @@ class Pathfinder(Task):
                 test_batches=32,
             ),
             learning_rates=(3e-4, 1e-3, 3e-3),
+            max_extensions=2,
             num_seeds=3,
             cost_lengths=(1024,),
         ),

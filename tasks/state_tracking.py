@@ -56,7 +56,8 @@ class StateTracking(Task):
             shell=ShellSettings(width=64, num_layers=2),
             budget=Budget(steps=20_000, batch_size=64, warmup_steps=200, evaluate_every=500, stop_at=0.999),
             learning_rates=(3e-4, 1e-3, 3e-3),
-            num_seeds=3,
+            max_extensions=2,
+            num_seeds=5,
             cost_lengths=(32,),
         ),
         # The parity of the xLSTM code is trained at lengths up to 40 and tested up to 256.
