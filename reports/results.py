@@ -20,7 +20,7 @@ from typing import Literal
 from reports import formatting
 from reports.formatting import is_finite
 from suite.records import Accuracy, Cost, CurvePoint, Evaluation, Failure, Measurement, Record, SliceScore
-from suite.selection import select
+from suite.selection import Standing, best_standing, select
 from suite.spec import Cell, RunSpec
 
 SOLVED_AT = 0.95
@@ -212,6 +212,11 @@ class Trial:
         scores = (_best_validation(accuracy, self.metric) for _, accuracy in self.measured)
         return [score for score in scores if score is not None]
 
+    @cached_property
+    def standings(self) -> list[Standing]:
+        """The same validations, as they compare."""
+        return [best_standing(accuracy) for _, accuracy in self.measured]
+
     @property
     def num_failed(self) -> int:
         return sum(outcome.status == "failed" for outcome in self.outcomes)
@@ -234,10 +239,7 @@ class AccuracyEntry:
     @cached_property
     def selected(self) -> Trial | None:
         """The learning rate that validation selects (`suite.selection`); None if nothing was measured."""
-        metric = self.task.metric
-        if metric is None:
-            return None
-        rate = select({trial.learning_rate: [*map(metric.rank, trial.validation_scores)] for trial in self.trials})
+        rate = select({trial.learning_rate: trial.standings for trial in self.trials})
         return next((trial for trial in self.trials if trial.learning_rate == rate), None)
 
     @property

@@ -11,9 +11,9 @@ from torch import Tensor
 from suite.errors import Diverged, UsageError
 from suite.evaluation import evaluate
 from suite.measure.memory import is_out_of_memory
-from suite.plugin import Task
 from suite.progress import Listener, Progress
 from suite.records import Accuracy, CurvePoint, Evaluation
+from suite.selection import rank, standing
 from suite.trainee import Trainee
 from suite.training_steps import TrainingSteps
 
@@ -30,7 +30,7 @@ def measure_accuracy(trainee: Trainee, listener: Listener) -> Accuracy:
     baseline = task.baseline()
     curve: list[CurvePoint] = []
     losses: list[Tensor] = []
-    best_score, best_step, best_weights = -math.inf, 0, trainee.shell.state_dict()
+    best, best_step, best_weights = (-math.inf, -math.inf), 0, trainee.shell.state_dict()
     stopped_early = False
     steps = TrainingSteps(trainee)
     started = last_told = time.perf_counter()
@@ -57,11 +57,11 @@ def measure_accuracy(trainee: Trainee, listener: Listener) -> Accuracy:
                 validation=validation,
             )
         )
-        score = _score(task, getattr(validation, task.metric))
-        if score > best_score:
-            best_score, best_step = score, step
+        reached = standing(task.metric, validation)
+        if reached > best:
+            best, best_step = reached, step
             best_weights = {name: value.clone() for name, value in trainee.shell.state_dict().items()}
-        if budget.stop_at is not None and score >= _score(task, budget.stop_at):
+        if budget.stop_at is not None and reached[0] >= rank(task.metric, budget.stop_at):
             stopped_early = True
             break
     train_seconds = time.perf_counter() - started
@@ -114,8 +114,3 @@ def _finite_mean(losses: list[Tensor], step: int) -> float:
         if not math.isfinite(value):
             raise Diverged(step - len(values) + index + 1, str(value))
     return math.fsum(values) / len(values)
-
-
-def _score(task: Task, metric: float) -> float:
-    """The metric, turned so that more is better."""
-    return -metric if task.metric == "bits_per_byte" else metric

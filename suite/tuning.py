@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from suite.records import Accuracy, Record
-from suite.selection import best_validation, select
+from suite.selection import best_standing, select
 from suite.spec import Cell, Grid, RunSpec, canonical_json
 
 _DIGITS = 3
@@ -52,10 +52,11 @@ def _next_rate(trials: Sequence[Cell], grid: Grid, tried: Mapping[str, Accuracy 
     if len(rates) < 2 or num_extensions >= grid.max_extensions or any(cell.id not in tried for cell in trials):
         return None
     measured = {rate: _measured(rate, trials, tried) for rate in rates}
-    scores = {rate: [best_validation(accuracy) for accuracy in measured[rate]] for rate in rates}
-    best = select(scores)
+    standings = {rate: [best_standing(accuracy) for accuracy in measured[rate]] for rate in rates}
+    best = select(standings)
     if best is None or best not in (rates[0], rates[-1]):
         return None
+    scores = {rate: [score for score, _ in standings[rate]] for rate in rates}
     is_tied = any(sorted(scores[rate]) == sorted(scores[best]) for rate in rates if rate != best)
     # No share is more than 1; bits per byte, turned to make more the better, are below 0.
     is_perfect = min(scores[best]) >= 1

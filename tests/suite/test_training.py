@@ -83,7 +83,7 @@ def test_every_model_sees_the_same_data_at_every_learning_rate() -> None:
 def test_validation_selects_the_weights_that_are_tested() -> None:
     trainee = Trainee(_copying(learning_rate=0.3), REGISTRY)  # so high that the last step is not the best
     accuracy = measure_accuracy(trainee, _unheard)
-    best = max(accuracy.curve, key=lambda point: point.validation.token_accuracy)
+    best = max(accuracy.curve, key=lambda point: (point.validation.token_accuracy, -point.validation.loss))
     assert accuracy.selected_step == best.step
     again = evaluate(trainee, "validation", trainee.task.length, 8, hashed=False, listener=_unheard)
     assert again == best.validation
