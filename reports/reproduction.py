@@ -82,7 +82,7 @@ def _evidence(comparison: Comparison, entries: Mapping[str, AccuracyEntry]) -> E
         for evaluation in accuracy.test
         if evaluation.length == length and seed in entry.test_scores(length)
     )
-    missing = "" if scores or length is None else entry.untested.get(length, "")
+    missing = "" if scores or length is None else entry.untested.get(length, "not tested")
     return Evidence(scores, missing, entry.task.baseline)
 
 

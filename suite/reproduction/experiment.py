@@ -140,6 +140,8 @@ class Experiment(Settings):
                     self._expect_column(column, where=f"in {name}")
             elif len(columns) > len(self.columns):
                 raise ValueError(f"{name} has {len(columns)} columns, but {len(self.columns)} are published")
+        if missing := [name for name in self.columns if name not in self.paper.named_columns(self.columns)]:
+            raise ValueError(f"paper has nothing for the published columns {', '.join(missing)}")
         for ordering in self.orderings:
             for label in (ordering.better, *ordering.worse):
                 if label not in self.labels:

@@ -231,6 +231,7 @@ def test_what_a_run_is_compared_with_survives_the_disk(tmp_path: Path) -> None:
         ),
         ('columns = ["long"]', 'columns = ["lang"]', "No column is called 'lang' in an ordering. Did you mean 'long'?"),
         ("columns = [8, 16]", "columns = [8, 16, 32, 64]", "quick has 4 columns, but 3 are published"),
+        ("columns = [64, 128, 4096]", "columns = [64]", "paper has nothing for the published columns long, longest"),
         ("columns = [8, 16]", "columns = { shrt = 8 }", "No column is called 'shrt' in quick. Did you mean 'short'?"),
         ("columns = [8, 16]", "columns = [{ lenth = 8 }]", "No setting is called 'lenth'"),
         ("[100, 99.5,", "[99.5,", "the row 'the solver' has 2 published entries for 3 columns"),
