@@ -81,11 +81,12 @@ class MQAR(Task):
             num_seeds=5,
             cost_lengths=(256,),
         ),
-        # One point of figure 2: 64 epochs of 100,000 examples, drawn fresh here.
+        # One point of figure 2: 64 epochs of 100,000 examples, drawn fresh here. The published cosine is cut short at
+        # 99 %; here the learning rate is constant, so that stopping means the same for fast and slow learners.
         "paper": Preset(
             settings={"length": 256, "num_pairs": 16, "vocab_size": 8192},
             shell=ShellSettings(width=128, num_layers=2),
-            budget=Budget(steps=25_000, batch_size=256, schedule="cosine", evaluate_every=500, stop_at=0.99),
+            budget=Budget(steps=25_000, batch_size=256, evaluate_every=500, stop_at=0.99),
             learning_rates=(1e-4, 4.6e-4, 2.2e-3, 1e-2),
             cost_lengths=(256,),
             cost_batch_size=256,

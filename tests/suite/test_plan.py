@@ -32,6 +32,12 @@ def test_every_model_gets_the_same_budget_seeds_learning_rates_lengths_and_preci
     assert all(other == first for other in others)
 
 
+def test_every_preset_of_every_task_can_be_planned() -> None:
+    for name in Registry().task_names():
+        for preset in Registry().task(name).presets:
+            assert _plan(models=["gru"], tasks=[name], preset=preset).cells
+
+
 def test_no_cell_is_planned_twice() -> None:
     spec = _plan(models=["mamba", "mamba", "gru"], seeds=[0, 1, 0])
     assert len({cell.id for cell in spec.cells}) == len(spec.cells)
