@@ -8,7 +8,7 @@ from reports import accuracy_tables, cost_tables, failures, plots, provenance, s
 from reports.document import Chart, Report, Section, Table
 from reports.findings import key_findings, what_was_compared
 from reports.gathering import gather
-from reports.reproduction import choices_section, reproduction_section
+from reports.reproduction import reproduction_sections
 from reports.results import Results
 from suite.records import Record
 from suite.spec import RunSpec
@@ -30,8 +30,7 @@ def build_report(records: Iterable[Record], spec: RunSpec | None = None) -> Repo
         empty = Section(name="summary", title="In short", paragraphs=("There are no records and no cells to show.",))
         return Report(title=TITLE, subtitle="", models=(), sections=(empty,))
     sections = [
-        reproduction_section(results),
-        choices_section(results),
+        *reproduction_sections(results),
         Section(
             name="summary",
             title="In short",

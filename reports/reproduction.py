@@ -1,99 +1,98 @@
-"""`Results` of a reproduction -> its section: paper, ours, verdict, and what is not as published."""
+"""`Results` of a reproduction -> its sections: paper, ours, verdict; what is not as published; what was chosen."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from reports import formatting
 from reports.document import Column, Finding, Row, Section, Table, TableCell, number_cell, text_cell
-from reports.failures import FAILURE_TITLES
+from reports.failures import FAILURE_TITLES, NOT_RUN
 from reports.formatting import counted, percentage
 from reports.results import SOLVED_AT, AccuracyEntry, Results
 from reports.verdicts import Evidence, Score, Verdict, VerdictKind, judge, judge_ordering, tally
 from suite.spec import Comparison, Published, Reproduction
 
 _MARKS: Mapping[VerdictKind, str] = {"reproduced": "✓", "differs": "✗", "inconclusive": "~"}
+"""What is judged, and how a table says so in one sign."""
 
 _ORDERINGS = "Order"
 """The group of the table under which claims about two rows stand."""
 
 
-def reproduction_section(results: Results) -> Section | None:
-    """Paper, ours, verdict; None if the run reproduces nothing."""
+@dataclass(frozen=True)
+class _Answer:
+    """One entry of the published table with what this run says of it."""
+
+    asked: Comparison
+    entry: AccuracyEntry | None
+    """None where this run does not try it."""
+    evidence: Evidence
+    verdict: Verdict
+
+    @property
+    def series(self) -> int | None:
+        return self.entry.model.index if self.entry is not None else None
+
+
+def reproduction_sections(results: Results) -> list[Section]:
+    """Paper, ours, verdict, and what was chosen; nothing if the run reproduces nothing."""
     reproduction = results.spec.reproduction if results.spec is not None else None
     if reproduction is None:
-        return None
-    shown = _shown(reproduction)
-    entries = _entries_by_cell(results)
-    evidence = {(entry.row, entry.column): _evidence(entry, entries) for entry in shown}
-    verdicts = {
-        (entry.row, entry.column): judge(
-            entry.published, evidence[entry.row, entry.column], reproduction.tolerance, is_reduced=entry.is_reduced
-        )
-        for entry in shown
-    }
-    orderings = _ordering_rows(reproduction, evidence)
-    rows = [_row(entry, evidence, verdicts, entries, reproduction) for entry in shown]
+        return []
+    answers = _answers(reproduction, results)
+    orderings = _ordering_rows(reproduction, answers)
     tables = [
-        _matrix(reproduction, shown, evidence, verdicts, entries),
-        _verdict_table(reproduction, [*rows, *(row for row, _ in orderings)]),
+        _matrix(reproduction, answers),
+        _verdict_table(reproduction, answers, [row for row, _ in orderings]),
         _differences_table(reproduction),
     ]
-    return Section(
+    verdicts = Section(
         name="reproduction",
         title="Paper, ours, verdict",
         paragraphs=tuple(_paragraphs(reproduction, results)),
-        findings=tuple(_findings(shown, verdicts, [verdict for _, verdict in orderings])),
+        findings=tuple(_findings(answers, [verdict for _, verdict in orderings])),
         tables=tuple(table for table in tables if table is not None),
     )
+    choices = Section(name="choices", title="Where the paper leaves it open", paragraphs=reproduction.choices)
+    return [verdicts, choices] if reproduction.choices else [verdicts]
 
 
-def choices_section(results: Results) -> Section | None:
-    """What was chosen where the paper leaves it open; None if the run reproduces nothing."""
-    reproduction = results.spec.reproduction if results.spec is not None else None
-    if reproduction is None or not reproduction.choices:
-        return None
-    return Section(name="choices", title="Where the paper leaves it open", paragraphs=reproduction.choices)
-
-
-def _shown(reproduction: Reproduction) -> list[Comparison]:
-    """Those in the columns that some row of this run tries."""
-    tried = {entry.column for entry in reproduction.comparisons if entry.cells}
-    return [entry for entry in reproduction.comparisons if entry.column in tried]
-
-
-def _entries_by_cell(results: Results) -> dict[str, AccuracyEntry]:
-    return {
+def _answers(reproduction: Reproduction, results: Results) -> list[_Answer]:
+    """To all entries in the columns that some row of this run tries."""
+    entries = {
         outcome.cell.id: entry for entry in results.accuracy for trial in entry.trials for outcome in trial.outcomes
     }
+    tried = {asked.column for asked in reproduction.comparisons if asked.cells}
+    answers = []
+    for asked in reproduction.comparisons:
+        if asked.column in tried:
+            entry = next((entries[cell] for cell in asked.cells if cell in entries), None)
+            evidence = _evidence(entry, asked.test_length) if entry is not None else Evidence()
+            verdict = judge(asked.published, evidence, reproduction.tolerance, is_reduced=asked.is_reduced)
+            answers.append(_Answer(asked, entry, evidence, verdict))
+    return answers
 
 
-def _evidence(comparison: Comparison, entries: Mapping[str, AccuracyEntry]) -> Evidence:
-    entry = _entry_of(comparison, entries)
-    if entry is None:
-        return Evidence()
+def _evidence(entry: AccuracyEntry, test_length: int | None) -> Evidence:
     if entry.selected is None:
         return Evidence(missing=FAILURE_TITLES[entry.failures[0].kind] if entry.failures else "")
-    length = comparison.test_length or entry.reported_length
-    scores = tuple(
-        Score(entry.test_scores(length)[seed], evaluation.num_sequences)
+    length = test_length or entry.reported_length
+    num_sequences = {
+        seed: evaluation.num_sequences
         for seed, accuracy in entry.selected.measured
         for evaluation in accuracy.test
-        if evaluation.length == length and seed in entry.test_scores(length)
-    )
+        if evaluation.length == length
+    }
+    scores = tuple(Score(share, num_sequences[seed]) for seed, share in entry.test_scores(length).items())
     missing = "" if scores or length is None else entry.untested.get(length, "not tested")
     return Evidence(scores, missing, entry.task.baseline)
-
-
-def _entry_of(comparison: Comparison, entries: Mapping[str, AccuracyEntry]) -> AccuracyEntry | None:
-    return next((entries[cell] for cell in comparison.cells if cell in entries), None)
 
 
 def _paragraphs(reproduction: Reproduction, results: Results) -> list[str]:
     paragraphs = [f"The paper's claim: {reproduction.claim.strip()}", f"Source: {reproduction.source}."]
     spec, num_missing = results.spec, len(results.with_status("not_run"))
-    if spec is not None and any(entry.is_reduced for entry in reproduction.comparisons):
+    if spec is not None and any(asked.is_reduced for asked in reproduction.comparisons):
         paragraphs.append(
             f"This is the preset '{spec.preset}', a reduced size: the last table says what is not as published, and by "
             "how much. At a reduced size numbers do not compare with published ones. Judged is only who solves the "
@@ -111,159 +110,75 @@ def _paragraphs(reproduction: Reproduction, results: Results) -> list[str]:
     return paragraphs
 
 
-def _findings(
-    shown: list[Comparison], verdicts: Mapping[tuple[str, str], Verdict], orderings: list[Verdict]
-) -> list[Finding]:
-    """What the verdicts of each row come to."""
-    rows = list(dict.fromkeys(entry.row for entry in shown))
-    findings = [
-        Finding(row, tally([verdict for (of_row, _), verdict in verdicts.items() if of_row == row]) + ".")
-        for row in rows
-    ]
+def _findings(answers: Sequence[_Answer], orderings: Sequence[Verdict]) -> list[Finding]:
+    """What the verdicts come to: of all, of each row, and of the claims about two rows."""
+    groups = {"In all": [*(answer.verdict for answer in answers), *orderings]}
+    for answer in answers:
+        groups.setdefault(answer.asked.row, []).append(answer.verdict)
     if orderings:
-        findings.append(Finding(_ORDERINGS, tally(orderings) + "."))
-    return [Finding("In all", tally([*verdicts.values(), *orderings]) + "."), *findings]
+        groups[_ORDERINGS] = list(orderings)
+    return [Finding(subject, f"{tally(verdicts)}.") for subject, verdicts in groups.items()]
 
 
-def _row(
-    comparison: Comparison,
-    evidence: Mapping[tuple[str, str], Evidence],
-    verdicts: Mapping[tuple[str, str], Verdict],
-    entries: Mapping[str, AccuracyEntry],
-    reproduction: Reproduction,
-) -> Row:
-    place = comparison.row, comparison.column
-    seen, verdict, entry = evidence[place], verdicts[place], _entry_of(comparison, entries)
-    has_one_column = len({entry.column for entry in reproduction.comparisons}) == 1
-    return Row(
-        header=comparison.row if has_one_column else comparison.column,
-        group="" if has_one_column else comparison.row,
-        series=entry.model.index if entry is not None else None,
-        cells=(
-            _paper_cell(comparison.published),
-            text_cell(verdict.wanted),
-            _ours_cell(seen, entry),
-            TableCell(
-                text=f"{seen.num_solved}/{len(seen.scores)}" if seen.scores else formatting.ABSENT,
-                value=seen.num_solved / len(seen.scores) if seen.scores else None,
-            ),
-            _verdict_cell(verdict, is_reduced=comparison.is_reduced),
-        ),
-    )
-
-
-def _paper_cell(published: Published) -> TableCell:
-    if isinstance(published, str):
-        return text_cell(published)
-    return number_cell(published / 100, formatting.percent)
-
-
-def _ours_cell(evidence: Evidence, entry: AccuracyEntry | None) -> TableCell:
-    interval = evidence.interval
-    if interval is None:
-        return TableCell(text=evidence.missing or "not run", status="failed" if evidence.missing else "not_run")
-    return number_cell(
-        evidence.mean,
-        formatting.percent,
-        f"{percentage(interval.low)}–{percentage(interval.high)}",
-        _chosen_rate(entry),
-        interval=interval,
-    )
-
-
-def _chosen_rate(entry: AccuracyEntry | None) -> str:
-    """Where there was a choice."""
-    if entry is None or entry.selected is None or len(entry.trials) < 2:
-        return ""
-    return f"lr {formatting.learning_rate(entry.selected.learning_rate)}"
-
-
-def _verdict_cell(verdict: Verdict, *, is_reduced: bool) -> TableCell:
-    is_judged = verdict.kind in ("reproduced", "differs", "inconclusive")
-    remarks = (*(["reduced"] if is_judged and is_reduced else []), *([verdict.remark] if verdict.remark else []))
-    return text_cell(verdict.kind, *remarks)
-
-
-def _ordering_rows(
-    reproduction: Reproduction, evidence: Mapping[tuple[str, str], Evidence]
-) -> list[tuple[Row, Verdict]]:
-    """A line for each column in which one row is published to do better than another."""
-    reduced = {(entry.row, entry.column): entry.is_reduced for entry in reproduction.comparisons}
-    rows = []
-    for ordering in reproduction.orderings:
-        for column in ordering.columns:
-            better, worse = ((row, column) for row in (ordering.better, ordering.worse))
-            if better not in evidence or worse not in evidence:
-                continue
-            verdict = judge_ordering(evidence[better], evidence[worse])
-            cells = (
-                TableCell(status="absent"),
-                text_cell(verdict.wanted),
-                number_cell(
-                    evidence[better].mean, formatting.percent, f"against {formatting.percent(evidence[worse].mean)}"
-                ),
-                TableCell(status="absent"),
-                _verdict_cell(verdict, is_reduced=reduced[better] or reduced[worse]),
-            )
-            header = f"{ordering.better}, {ordering.worse}: {column}"
-            rows.append((Row(header=header, group=_ORDERINGS, cells=cells), verdict))
-    return rows
-
-
-def _matrix(
-    reproduction: Reproduction,
-    shown: list[Comparison],
-    evidence: Mapping[tuple[str, str], Evidence],
-    verdicts: Mapping[tuple[str, str], Verdict],
-    entries: Mapping[str, AccuracyEntry],
-) -> Table | None:
-    """The table as the paper has it, with ours and a mark; None where it has one column."""
-    columns = list(dict.fromkeys(entry.column for entry in shown))
+def _matrix(reproduction: Reproduction, answers: Sequence[_Answer]) -> Table | None:
+    """The table as the paper has it, ours with a mark above theirs; None where it has one column."""
+    columns = list(dict.fromkeys(answer.asked.column for answer in answers))
     if len(columns) < 2:
         return None
-    by_row: dict[str, list[Comparison]] = {}
-    for entry in shown:
-        by_row.setdefault(entry.row, []).append(entry)
-    rows = []
-    for row, of_row in by_row.items():
-        trained = next((found for entry in of_row if (found := _entry_of(entry, entries)) is not None), None)
-        places = [(row, entry.column) for entry in of_row]
-        cells = [
-            _marked_cell(entry.published, evidence[place], verdicts[place])
-            for entry, place in zip(of_row, places, strict=True)
-        ]
-        rows.append(Row(header=row, cells=tuple(cells), series=trained.model.index if trained is not None else None))
+    of_rows: dict[str, list[_Answer]] = {}
+    for answer in answers:
+        of_rows.setdefault(answer.asked.row, []).append(answer)
+    marks = ", ".join(f"{mark} {kind}" for kind, mark in _MARKS.items())
     return Table(
         name="verdict-matrix",
         title=reproduction.title,
-        caption=(
-            "Ours in percent, the paper's in small print. "
-            + ", ".join(f"{mark} {kind}" for kind, mark in _MARKS.items())
-            + ". The next table has the intervals."
-        ),
+        caption=f"Ours in percent, the paper's in small print. {marks}. The next table has the intervals.",
         row_title="",
         columns=tuple(Column(title=column) for column in columns),
-        rows=tuple(rows),
+        rows=tuple(
+            Row(
+                header=row,
+                cells=tuple(_marked_cell(answer) for answer in of_row),
+                series=next((answer.series for answer in of_row if answer.series is not None), None),
+            )
+            for row, of_row in of_rows.items()
+        ),
     )
 
 
-def _marked_cell(published: Published, evidence: Evidence, verdict: Verdict) -> TableCell:
-    ours = percentage(evidence.mean) if evidence.scores else evidence.missing or "not run"
-    status: Literal["value", "failed", "not_run"] = "value"
-    if not evidence.scores:
-        status = "failed" if evidence.missing else "not_run"
+def _marked_cell(answer: _Answer) -> TableCell:
+    published, evidence = answer.asked.published, answer.evidence
+    unmeasured = _unmeasured_cell(evidence)
+    ours = percentage(evidence.mean) if unmeasured is None else unmeasured.text
     return TableCell(
-        text=f"{_MARKS.get(verdict.kind, '')} {ours}".strip(),
+        text=f"{_MARKS.get(answer.verdict.kind, '')} {ours}".strip(),
         value=evidence.mean,
         details=(published if isinstance(published, str) else f"{published:g}",),
-        status=status,
+        status="value" if unmeasured is None else unmeasured.status,
     )
 
 
-def _verdict_table(reproduction: Reproduction, rows: list[Row]) -> Table:
+def _verdict_table(reproduction: Reproduction, answers: Sequence[_Answer], orderings: Iterable[Row]) -> Table:
+    """Every entry with its interval; folded away where the table as the paper has it says the gist."""
+    has_one_column = len({answer.asked.column for answer in answers}) < 2
+    rows = [
+        Row(
+            header=answer.asked.row if has_one_column else answer.asked.column,
+            group="" if has_one_column else answer.asked.row,
+            series=answer.series,
+            cells=(
+                _paper_cell(answer.asked.published),
+                text_cell(answer.verdict.wanted),
+                _ours_cell(answer),
+                _solved_cell(answer.evidence),
+                _verdict_cell(answer.verdict, is_reduced=answer.asked.is_reduced),
+            ),
+        )
+        for answer in answers
+    ]
     return Table(
         name="verdicts",
-        title="One by one",
+        title=reproduction.title if has_one_column else "One by one",
         caption=(
             "Ours: mean test accuracy over seeds, of the learning rate that validation selected, with its 95 % "
             "interval: Student-t over seeds, or Wilson over test sequences where there is one seed or all agree. "
@@ -278,9 +193,77 @@ def _verdict_table(reproduction: Reproduction, rows: list[Row]) -> Table:
             Column(title="Solved", unit="seeds"),
             Column(title="Verdict", is_text=True),
         ),
-        rows=tuple(rows),
-        is_secondary=any(row.group for row in rows if row.group != _ORDERINGS),
+        rows=(*rows, *orderings),
+        is_secondary=not has_one_column,
     )
+
+
+def _paper_cell(published: Published) -> TableCell:
+    if isinstance(published, str):
+        return text_cell(published)
+    return number_cell(published / 100, formatting.percent)
+
+
+def _ours_cell(answer: _Answer) -> TableCell:
+    interval = answer.evidence.interval
+    if interval is None:
+        return _unmeasured_cell(answer.evidence) or NOT_RUN
+    return number_cell(
+        answer.evidence.mean,
+        formatting.percent,
+        f"{percentage(interval.low)}–{percentage(interval.high)}",
+        _selected_rate(answer.entry),
+        interval=interval,
+    )
+
+
+def _selected_rate(entry: AccuracyEntry | None) -> str:
+    """The learning rate, where there was a choice."""
+    if entry is None or entry.selected is None or len(entry.trials) < 2:
+        return ""
+    return f"lr {formatting.learning_rate(entry.selected.learning_rate)}"
+
+
+def _unmeasured_cell(evidence: Evidence) -> TableCell | None:
+    """What stands where there is no score; None where there is one."""
+    if evidence.scores:
+        return None
+    return TableCell(text=evidence.missing, status="failed") if evidence.missing else NOT_RUN
+
+
+def _solved_cell(evidence: Evidence) -> TableCell:
+    if not evidence.scores:
+        return TableCell(status="absent")
+    num_seeds = len(evidence.scores)
+    return TableCell(text=f"{evidence.num_solved}/{num_seeds}", value=evidence.num_solved / num_seeds)
+
+
+def _verdict_cell(verdict: Verdict, *, is_reduced: bool) -> TableCell:
+    remarks = ["reduced"] if is_reduced and verdict.kind in _MARKS else []
+    return text_cell(verdict.kind, *remarks, *([verdict.remark] if verdict.remark else []))
+
+
+def _ordering_rows(reproduction: Reproduction, answers: Sequence[_Answer]) -> list[tuple[Row, Verdict]]:
+    """A line for each column in which one row is published to do better than another."""
+    by_place = {(answer.asked.row, answer.asked.column): answer for answer in answers}
+    rows = []
+    for ordering in reproduction.orderings:
+        for column in ordering.columns:
+            better, worse = (by_place.get((row, column)) for row in (ordering.better, ordering.worse))
+            if better is None or worse is None:
+                continue
+            verdict = judge_ordering(better.evidence, worse.evidence)
+            means = [formatting.percent(answer.evidence.mean) for answer in (better, worse)]
+            cells = (
+                TableCell(status="absent"),
+                text_cell(verdict.wanted),
+                text_cell(means[0], f"against {means[1]}"),
+                TableCell(status="absent"),
+                _verdict_cell(verdict, is_reduced=better.asked.is_reduced or worse.asked.is_reduced),
+            )
+            header = f"{ordering.better}, {ordering.worse}: {column}"
+            rows.append((Row(header=header, group=_ORDERINGS, cells=cells), verdict))
+    return rows
 
 
 def _differences_table(reproduction: Reproduction) -> Table | None:
