@@ -122,8 +122,8 @@ def _findings(answers: Sequence[_Answer], orderings: Sequence[Verdict]) -> list[
 
 def _matrix(reproduction: Reproduction, answers: Sequence[_Answer]) -> Table | None:
     """The table as the paper has it, ours with a mark above theirs; None where it has one column."""
-    columns = list(dict.fromkeys(answer.asked.column for answer in answers))
-    if len(columns) < 2:
+    here = {answer.asked.column: _length_here(answer.asked) for answer in answers if answer.asked.cells}
+    if len(here) < 2:
         return None
     of_rows: dict[str, list[_Answer]] = {}
     for answer in answers:
@@ -134,7 +134,7 @@ def _matrix(reproduction: Reproduction, answers: Sequence[_Answer]) -> Table | N
         title=reproduction.title,
         caption=f"Ours in percent, the paper's in small print. {marks}. The next table has the intervals.",
         row_title="",
-        columns=tuple(Column(title=column) for column in columns),
+        columns=tuple(Column(title=column, unit=length) for column, length in here.items()),
         rows=tuple(
             Row(
                 header=row,
@@ -146,6 +146,15 @@ def _matrix(reproduction: Reproduction, answers: Sequence[_Answer]) -> Table | N
     )
 
 
+def _as_printed(published: Published) -> str:
+    return published if isinstance(published, str) else f"{published:.1f}"
+
+
+def _length_here(asked: Comparison) -> str:
+    """What a reduced test length is, which stands for a published one."""
+    return f"here {asked.test_length:,}" if asked.is_reduced and asked.test_length is not None else ""
+
+
 def _marked_cell(answer: _Answer) -> TableCell:
     published, evidence = answer.asked.published, answer.evidence
     unmeasured = _unmeasured_cell(evidence)
@@ -153,7 +162,7 @@ def _marked_cell(answer: _Answer) -> TableCell:
     return TableCell(
         text=f"{_MARKS.get(answer.verdict.kind, '')} {ours}".strip(),
         value=evidence.mean,
-        details=(published if isinstance(published, str) else f"{published:g}",),
+        details=() if published == "not reported" else (_as_printed(published),),
         status="value" if unmeasured is None else unmeasured.status,
     )
 
