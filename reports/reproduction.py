@@ -147,7 +147,7 @@ def _matrix(reproduction: Reproduction, answers: Sequence[_Answer]) -> Table | N
 
 
 def _as_printed(published: Published) -> str:
-    return published if isinstance(published, str) else f"{published:.1f}"
+    return published if isinstance(published, str) else f"{published:g}"
 
 
 def _length_here(asked: Comparison) -> str:

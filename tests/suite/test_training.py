@@ -215,6 +215,18 @@ def test_a_test_length_that_does_not_fit_is_named_and_the_others_are_scored(monk
     assert accuracy.untested == {"26": "too long for the table", "50": "out of memory"}
 
 
+def test_no_longer_test_is_made_than_the_budget_allows_and_training_does_not_notice() -> None:
+    task = REGISTRY.task("selective_copying")
+    choice = task(task.Options(length=12, num_tokens=2, vocab_size=6, test_lengths=(12, 24, 48))).choice()
+    whole = _copying(task=choice)
+    assert whole.budget is not None
+    short = whole.model_copy(update={"budget": whole.budget.model_copy(update={"longest_test": 26})})
+    seen, unbounded = _accuracy(short), _accuracy(whole)
+    assert seen.untested == {"50": "longer than budget.longest_test = 26"}
+    assert seen.test == unbounded.test[:2]
+    assert [point.validation for point in seen.curve] == [point.validation for point in unbounded.curve]
+
+
 @pytest.mark.parametrize("model", ["mamba", "s4", "transformer", "lstm", "gru"])
 def test_a_cost_cell_measures_all_three_activities(model: str) -> None:
     of = _copying(model, kind="cost", budget=None, seed=None, learning_rate=None, length=14, batch_size=3)
