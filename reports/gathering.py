@@ -34,13 +34,14 @@ def gather(records: Iterable[Record], spec: RunSpec | None = None) -> Results:
         StoreError: a record with a metric that this version does not know.
     """
     outcomes = _settle(records, spec.cells if spec is not None else ())
-    split_by_shell = _models_in_several_shells(outcomes)
+    training_keys = _training_keys(outcomes, spec)
+    split_by_shell = _models_in_several_shells(outcomes, training_keys)
     model_keys = {outcome.cell.id: _model_key(outcome.cell, split_by_shell) for outcome in outcomes}
     models = _model_variants(outcomes, model_keys, spec)
     task_labels = _labels_by_key(
         {_task_key(outcome.cell): (outcome.cell.task.name, _task_facets(outcome.cell)) for outcome in outcomes}
     )
-    tasks = _task_variants(outcomes, spec)
+    tasks = _task_variants(outcomes, training_keys, spec)
     settings = _cost_settings(outcomes, task_labels, spec)
     model_of = {cell_id: models[key] for cell_id, key in model_keys.items()}
     return Results(
@@ -48,7 +49,7 @@ def gather(records: Iterable[Record], spec: RunSpec | None = None) -> Results:
         models=tuple(models.values()),
         tasks=tuple(tasks.values()),
         cost_settings=tuple(settings.values()),
-        accuracy=tuple(_accuracy_entries(outcomes, model_of, tasks)),
+        accuracy=tuple(_accuracy_entries(outcomes, model_of, training_keys, tasks)),
         costs=tuple(_cost_entries(outcomes, model_of, settings)),
         spec=spec,
         model_of=model_of,
@@ -90,11 +91,11 @@ def _shell(cell: Cell) -> str:
     return canonical_json(cell.shell.model_dump(mode="json"))
 
 
-def _models_in_several_shells(outcomes: Sequence[Outcome]) -> set[str]:
+def _models_in_several_shells(outcomes: Sequence[Outcome], training_keys: Mapping[str, str]) -> set[str]:
     """Models that occur more than once under the same task and budget, or the same cost setting and length."""
     shells: dict[tuple[str, str], set[str]] = {}
     for cell in (outcome.cell for outcome in outcomes):
-        place = canonical_json([_budget_key(cell), cell.kind, cell.length, cell.batch_size])
+        place = canonical_json([training_keys[cell.id], cell.kind, cell.length, cell.batch_size])
         shells.setdefault((_without_shell(cell), place), set()).add(_shell(cell))
     return {model for (model, _), found in shells.items() if len(found) > 1}
 
@@ -108,9 +109,17 @@ def _task_key(cell: Cell) -> str:
     return canonical_json([cell.task.model_dump(mode="json"), cell.protocol])
 
 
-def _budget_key(cell: Cell) -> str:
-    budget = cell.budget.model_dump(mode="json") if cell.budget is not None else None
-    return canonical_json([_task_key(cell), budget])
+def _training_keys(outcomes: Sequence[Outcome], spec: RunSpec | None) -> dict[str, str]:
+    """Cell id -> what cells share that are to be compared: the task and the budget.
+
+    In a published table it is the task and the column: there every row has the budget that was published of it.
+    """
+    columns = spec.reproduction.column_of if spec is not None and spec.reproduction is not None else {}
+    keys = {}
+    for cell in (outcome.cell for outcome in outcomes):
+        budget = cell.budget.model_dump(mode="json") if cell.budget is not None else None
+        keys[cell.id] = canonical_json([_task_key(cell), columns.get(cell.id, budget)])
+    return keys
 
 
 def _setting_key(cell: Cell) -> str:
@@ -171,13 +180,15 @@ def _model_variants(
     return {key: ModelVariant(labels[key], named[key][0], index) for index, key in enumerate(ordered)}
 
 
-def _task_variants(outcomes: Sequence[Outcome], spec: RunSpec | None) -> dict[str, TaskVariant]:
+def _task_variants(
+    outcomes: Sequence[Outcome], training_keys: Mapping[str, str], spec: RunSpec | None
+) -> dict[str, TaskVariant]:
     named: dict[str, tuple[str, Mapping[str, str]]] = {}
     measured: dict[str, list[Accuracy]] = {}
     for outcome in outcomes:
         cell = outcome.cell
         if cell.kind == "accuracy":
-            key = _budget_key(cell)
+            key = training_keys[cell.id]
             budget = _flat(cell.budget.model_dump(mode="json")) if cell.budget is not None else {}
             named[key] = (cell.task.name, _task_facets(cell) | budget)
             measured.setdefault(key, []).extend([outcome.accuracy] if outcome.accuracy is not None else [])
@@ -238,13 +249,16 @@ def _order_of(
 
 
 def _accuracy_entries(
-    outcomes: Sequence[Outcome], model_of: Mapping[str, ModelVariant], tasks: Mapping[str, TaskVariant]
+    outcomes: Sequence[Outcome],
+    model_of: Mapping[str, ModelVariant],
+    training_keys: Mapping[str, str],
+    tasks: Mapping[str, TaskVariant],
 ) -> list[AccuracyEntry]:
     grouped: dict[tuple[ModelVariant, TaskVariant], dict[float, list[Outcome]]] = {}
     for outcome in outcomes:
         cell = outcome.cell
         if cell.kind == "accuracy":
-            place = model_of[cell.id], tasks[_budget_key(cell)]
+            place = model_of[cell.id], tasks[training_keys[cell.id]]
             grouped.setdefault(place, {}).setdefault(cell.learning_rate or 0.0, []).append(outcome)
     entries = [
         AccuracyEntry(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from reports import formatting
@@ -117,13 +117,13 @@ def tasks_table(results: Results) -> Table | None:
         cells = [outcome.cell for entry in entries for trial in entry.trials for outcome in trial.outcomes]
         rates = sorted({trial.learning_rate for entry in entries for trial in entry.trials})
         seeds = sorted({cell.seed for cell in cells if cell.seed is not None})
-        budget = cells[0].budget
+        budgets = [cell.budget.model_dump(mode="json") for cell in cells if cell.budget is not None]
         rows.append(
             Row(
                 header=task.label,
                 cells=(
                     text_cell(settings_text(cells[0].task.settings)),
-                    text_cell(settings_text(budget.model_dump(mode="json")) if budget is not None else ""),
+                    text_cell(settings_text(_joined(budgets))),
                     text_cell(", ".join(map(formatting.learning_rate, rates))),
                     text_cell(", ".join(map(str, seeds))),
                 ),
@@ -134,7 +134,7 @@ def tasks_table(results: Results) -> Table | None:
     return Table(
         name="tasks",
         title="Tasks and budgets",
-        caption="One budget for every model that stands under it.",
+        caption="The budget is the same for every model, but for what a published table says of its rows.",
         row_title="Task",
         columns=(
             Column(title="Settings", is_text=True),
@@ -244,6 +244,15 @@ def settings_text(settings: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{key} = {value if isinstance(value, str) else canonical_json(value)}" for key, value in settings.items()
     )
+
+
+def _joined(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Settings of the same kind in one; where they differ, all values."""
+    values: dict[str, dict[str, Any]] = {}
+    for each in settings:
+        for key, value in each.items():
+            values.setdefault(key, {})[canonical_json(value)] = value
+    return {key: " / ".join(found) if len(found) > 1 else next(iter(found.values())) for key, found in values.items()}
 
 
 def _place(results: Results, outcome: Outcome) -> tuple[int, str, int]:

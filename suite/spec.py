@@ -267,6 +267,11 @@ class Reproduction(Settings):
         """Cell id -> the row that it answers for, in the order of the table."""
         return {cell: comparison.row for comparison in self.comparisons for cell in comparison.cells}
 
+    @property
+    def column_of(self) -> dict[str, str]:
+        """Cell id -> the first column that it answers for."""
+        return {cell: comparison.column for comparison in reversed(self.comparisons) for cell in comparison.cells}
+
 
 class Matching(Settings):
     """A rule by which widths are chosen, so that models of one size are compared."""

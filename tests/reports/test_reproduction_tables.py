@@ -9,7 +9,7 @@ import pytest
 from reports import build_report
 from reports.document import Report, Row, Table
 from suite.records import Record
-from suite.spec import Cell, Comparison, Difference, Ordering, Reproduction, RunSpec, Tolerance
+from suite.spec import Budget, Cell, Comparison, Difference, Ordering, Reproduction, RunSpec, Tolerance
 from tests.reports.builders import accuracy, accuracy_cell, diverged, out_of_memory, record, run_spec
 
 SOLVER = [accuracy_cell("mamba", seed=seed) for seed in (0, 1)]
@@ -141,6 +141,23 @@ def test_a_reduced_run_says_so_and_judges_who_solves_it() -> None:
     assert wanted_and_verdict["the other", "2^8"] == ("< 95 %", "reproduced", ("reduced",))
     assert _cells(_table(report, "differences").rows[0]) == ["400,000", "1,000", "÷ 400"]
     assert any("a reduced size" in text for text in report.sections[0].paragraphs)
+
+
+def test_rows_with_budgets_of_their_own_stand_in_one_table() -> None:
+    """A published table gives each row its own number of steps; apart from it they would be different tasks."""
+    long, short = accuracy_cell("mamba", budget=Budget(steps=800)), accuracy_cell("s4", budget=Budget(steps=200))
+    comparisons = tuple(
+        Comparison(row=row, column=column, published=100.0, cells=(cell.id,), test_length=length)
+        for row, cell in (("the solver", long), ("the other", short))
+        for column, length in (("2^8", 256), ("2^9", 512))
+    )
+    spec = _spec(comparisons=comparisons, orderings=()).model_copy(update={"cells": (long, short)})
+    records = [record(cell, accuracy(0.9)) for cell in (long, short)]
+    report = build_report(records, spec)
+    assert [column.title for column in _table(report, "accuracy").columns] == ["copying"]
+    (tasks,) = _table(report, "tasks").rows
+    assert "steps = 800 / 200" in tasks.cells[1].text
+    assert len(_table(build_report(records), "accuracy").columns) == 2
 
 
 def test_it_is_run_again_by_its_own_command() -> None:
