@@ -16,6 +16,9 @@ from suite.spec import Comparison, Published, Reproduction
 _MARKS: Mapping[VerdictKind, str] = {"reproduced": "✓", "differs": "✗", "inconclusive": "~"}
 """What is judged, and how a table says so in one sign."""
 
+_NOT_TRIED = TableCell(text="not tried", status="not_run")
+"""Stands where the budget of this run has no such test."""
+
 _ORDERINGS = "Order"
 """The group of the table under which claims about two rows stand."""
 
@@ -70,6 +73,8 @@ def _answers(reproduction: Reproduction, results: Results) -> list[_Answer]:
             entry = next((entries[cell] for cell in asked.cells if cell in entries), None)
             evidence = _evidence(entry, asked.test_length) if entry is not None else Evidence()
             verdict = judge(asked.published, evidence, reproduction.tolerance, is_reduced=asked.is_reduced)
+            if not asked.cells:
+                verdict = Verdict("not tried", "")
             answers.append(_Answer(asked, entry, evidence, verdict))
     return answers
 
@@ -157,7 +162,7 @@ def _length_here(asked: Comparison) -> str:
 
 def _marked_cell(answer: _Answer) -> TableCell:
     published, evidence = answer.asked.published, answer.evidence
-    unmeasured = _unmeasured_cell(evidence)
+    unmeasured = _unmeasured_cell(answer)
     ours = percentage(evidence.mean) if unmeasured is None else unmeasured.text
     return TableCell(
         text=f"{_MARKS.get(answer.verdict.kind, '')} {ours}".strip(),
@@ -216,7 +221,7 @@ def _paper_cell(published: Published) -> TableCell:
 def _ours_cell(answer: _Answer) -> TableCell:
     interval = answer.evidence.interval
     if interval is None:
-        return _unmeasured_cell(answer.evidence) or NOT_RUN
+        return _unmeasured_cell(answer) or NOT_RUN
     return number_cell(
         answer.evidence.mean,
         formatting.percent,
@@ -233,11 +238,13 @@ def _selected_rate(entry: AccuracyEntry | None) -> str:
     return f"lr {formatting.learning_rate(entry.selected.learning_rate)}"
 
 
-def _unmeasured_cell(evidence: Evidence) -> TableCell | None:
+def _unmeasured_cell(answer: _Answer) -> TableCell | None:
     """What stands where there is no score; None where there is one."""
-    if evidence.scores:
+    if answer.evidence.scores:
         return None
-    return TableCell(text=evidence.missing, status="failed") if evidence.missing else NOT_RUN
+    if answer.evidence.missing:
+        return TableCell(text=answer.evidence.missing, status="failed")
+    return NOT_RUN if answer.asked.cells else _NOT_TRIED
 
 
 def _solved_cell(evidence: Evidence) -> TableCell:

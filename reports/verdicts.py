@@ -16,7 +16,7 @@ from reports.results import SOLVED_AT
 from reports.statistics import Interval, mean_interval, wilson_interval
 from suite.spec import Published, Tolerance
 
-VerdictKind = Literal["reproduced", "differs", "inconclusive", "no result", "not run", "not compared"]
+VerdictKind = Literal["reproduced", "differs", "inconclusive", "no result", "not run", "not compared", "not tried"]
 
 OUT_OF_MEMORY = "out of memory"
 

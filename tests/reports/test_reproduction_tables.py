@@ -90,6 +90,15 @@ def test_the_table_looks_like_the_papers() -> None:
     assert report.models == ("the solver", "the other"), "the models are called as in the paper"
 
 
+def test_what_the_budget_leaves_out_is_not_taken_for_what_is_still_to_come() -> None:
+    comparisons = (
+        Comparison(row="the solver", column="2^8", published=100.0, cells=(SOLVER[0].id,), test_length=256),
+        Comparison(row="the other", column="2^8", published="out of memory", cells=()),
+    )
+    verdicts = _verdicts(build_report([], _spec(comparisons=comparisons, orderings=())))
+    assert verdicts == {("", "the solver"): "not run", ("", "the other"): "not tried"}
+
+
 def test_every_row_is_summed_up_and_all_of_them_first() -> None:
     report = build_report([*_measured(SOLVER, 1.0, 0.6), *_measured(OTHER, 0.57, 0.1)], _spec())
     said = [f"{finding.subject}: {finding.statement}" for finding in report.sections[0].findings]
