@@ -30,24 +30,25 @@ HOME = Path(__file__).resolve().parent.parent / "experiments"
 SIZES = ("paper", "standard", "quick")
 
 
-class Column(Settings):
+class _Departure(Settings):
+    """Settings that are to be other than those it departs from."""
+
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Of the task; in a row, of its model."""
+    shell: dict[str, Any] = Field(default_factory=dict)
+    budget: dict[str, Any] = Field(default_factory=dict)
+
+
+class Column(_Departure):
     """What stands for a published column: a training of its own, or a test length of the one that all share."""
 
     test_length: PositiveInt | None = None
     """Tokens of the test; the trained length if not given."""
-    settings: dict[str, Any] = Field(default_factory=dict)
-    """Of the task."""
-    shell: dict[str, Any] = Field(default_factory=dict)
-    budget: dict[str, Any] = Field(default_factory=dict)
 
 
-class Size(Settings):
+class Size(_Departure):
     """How a size of the experiment departs from the task's preset of that name."""
 
-    settings: dict[str, Any] = Field(default_factory=dict)
-    """Of the task."""
-    shell: dict[str, Any] = Field(default_factory=dict)
-    budget: dict[str, Any] = Field(default_factory=dict)
     learning_rates: tuple[PositiveFloat, ...] | None = None
     num_seeds: PositiveInt | None = None
     columns: tuple[PositiveInt | Column, ...] | dict[str, PositiveInt | Column] = ()
@@ -67,13 +68,9 @@ class Size(Settings):
         return [column for column in here if isinstance(column, int)]
 
 
-class RowSize(Settings):
+class RowSize(_Departure):
     """How a row's training departs from that of the size."""
 
-    settings: dict[str, Any] = Field(default_factory=dict)
-    """Of the model."""
-    shell: dict[str, Any] = Field(default_factory=dict)
-    budget: dict[str, Any] = Field(default_factory=dict)
     learning_rates: tuple[PositiveFloat, ...] | None = None
     """In the order in which they are to be run."""
 
@@ -94,7 +91,8 @@ class ExperimentRow(Settings):
 
     def size(self, name: str) -> RowSize:
         """How its training departs from that of the size `name`."""
-        return {"paper": self.paper, "standard": self.standard, "quick": self.quick}[name]
+        size: RowSize = getattr(self, name)
+        return size
 
 
 class ExperimentOrdering(Settings):
@@ -178,7 +176,7 @@ class Experiment(Settings):
 
 def experiment_names() -> list[str]:
     """The shipped experiments."""
-    return sorted(str(path.relative_to(HOME).with_suffix("")) for path in HOME.rglob("*.toml"))
+    return sorted(path.relative_to(HOME).with_suffix("").as_posix() for path in HOME.rglob("*.toml"))
 
 
 def load_experiment(name: str) -> Experiment:
