@@ -127,8 +127,9 @@ def _findings(answers: Sequence[_Answer], orderings: Sequence[Verdict]) -> list[
 
 def _matrix(reproduction: Reproduction, answers: Sequence[_Answer]) -> Table | None:
     """The table as the paper has it, ours with a mark above theirs; None where it has one column."""
-    here = {answer.asked.column: _length_here(answer.asked) for answer in answers if answer.asked.cells}
-    if len(here) < 2:
+    lengths = dict.fromkeys((answer.asked.column for answer in answers), "")
+    lengths |= {answer.asked.column: _length_here(answer.asked) for answer in answers if answer.asked.cells}
+    if len(lengths) < 2:
         return None
     of_rows: dict[str, list[_Answer]] = {}
     for answer in answers:
@@ -139,7 +140,7 @@ def _matrix(reproduction: Reproduction, answers: Sequence[_Answer]) -> Table | N
         title=reproduction.title,
         caption=f"Ours in percent, the paper's in small print. {marks}. The next table has the intervals.",
         row_title="",
-        columns=tuple(Column(title=column, unit=length) for column, length in here.items()),
+        columns=tuple(Column(title=column, unit=length) for column, length in lengths.items()),
         rows=tuple(
             Row(
                 header=row,
