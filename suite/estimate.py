@@ -226,12 +226,13 @@ def _evaluation_seconds(cell: Cell, registry: Registry) -> Seconds:
     """Of all validations and tests of an accuracy cell."""
     trainee = Trainee(cell, registry)
     budget, length = trainee.budget, trainee.task.length
-    num_sequences = budget.validation_batches * budget.batch_size
+    # A GPU scores many batches at once; a CPU takes one after the other, and one of them tells enough.
+    num_sequences = budget.batch_size * (budget.validation_batches if trainee.device.type == "cuda" else 1)
     validate = partial(evaluate, trainee, "validation", length, num_sequences, hashed=False, listener=lambda news: None)
     num_validations = math.ceil(budget.steps / budget.evaluate_every)
     # A test is taken to cost as much a token as a validation, at whatever length.
-    tested_tokens = budget.test_batches * budget.batch_size * sum(trainee.task.test_lengths)
-    return _timed(validate, trainee.device) * (num_validations + tested_tokens / (num_sequences * length))
+    tokens = budget.validation_batches * length * num_validations + budget.test_batches * sum(trainee.task.test_lengths)
+    return _timed(validate, trainee.device) * (budget.batch_size * tokens / (num_sequences * length))
 
 
 def _cost_seconds(cells: Sequence[Cell], registry: Registry) -> Seconds:
@@ -257,8 +258,10 @@ def _cost_seconds(cells: Sequence[Cell], registry: Registry) -> Seconds:
 
 
 def _timed(call: Callable[[], object], device: torch.device) -> Seconds:
-    """Seconds of a call, after a first one that may compile; a slow one is called once more and no more."""
-    call()
+    """Seconds of a call, after a first one that may compile, unless that was so slow that it has to do."""
+    first = call_seconds(call, device)
+    if first > MOMENT_SECONDS:
+        return Seconds.of([first])
     samples = [call_seconds(call, device)]
     while len(samples) < _NUM_SAMPLES and sum(samples) < MOMENT_SECONDS:
         samples.append(call_seconds(call, device))

@@ -95,14 +95,14 @@ def _measured(parts: list[Share], registry: Registry, executor: LocalExecutor) -
     """An estimate for each part, with as many threads as a cell of the run will have."""
     import torch
 
-    from suite.estimate import MOMENT_SECONDS, estimate
+    from suite.estimate import estimate
 
     num_jobs = min(executor.num_jobs, max(1, sum(len(share.training) for share in parts)))
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_jobs))
     estimates = []
     with errors.status("") as status:
         for position, share in enumerate(parts, start=1):
-            doing = f"[{position}/{len(parts)}] {share.model} on {share.task}, about {MOMENT_SECONDS:.0f} s"
+            doing = f"[{position}/{len(parts)}] measuring {share.model} on {share.task}"
             if errors.is_terminal:
                 status.update(doing)
             else:
@@ -135,22 +135,28 @@ def _table(parts: list[Share], estimates: list[Estimate] | None) -> Table:
 
 
 def _times(share: Share, found: Estimate) -> tuple[str, str]:
-    from reports.formatting import duration
-
     if found.failure is not None:
         return "not measured", found.failure
     num_cells = len(share.training)
     whole = found.cell.times(num_cells, num_cells, num_cells + share.num_further_cells) + found.timing
-    return duration(whole.middle), f"{duration(whole.low)} – {duration(whole.high)}"
+    return _about(whole.middle), f"{_about(whole.low)} – {_about(whole.high)}"
 
 
 def _in_all(parts: list[Share], estimates: list[Estimate], executor: LocalExecutor) -> str:
-    from reports.formatting import counted, duration
+    from reports.formatting import counted
     from suite.estimate import total
 
     num_apart = len(executor.gpus) or executor.num_jobs
     seconds = total(list(zip(parts, estimates, strict=True)), executor.num_jobs, num_apart)
     num_failed = sum(found.failure is not None for found in estimates)
     missing = f", without {counted(num_failed, 'row')} that could not be measured" if num_failed else ""
-    between = f"{duration(seconds.low)} to {duration(seconds.high)}"
-    return f"About {duration(seconds.middle)} in all ({between}){missing}: an estimate, from a moment of each here."
+    between = f"{_about(seconds.low)} to {_about(seconds.high)}"
+    return f"About {_about(seconds.middle)} in all ({between}){missing}: an estimate, from a moment of each here."
+
+
+def _about(seconds: float) -> str:
+    """No estimate is good to the minute where it takes hours."""
+    from reports.formatting import duration
+
+    hours = seconds / 3600
+    return duration(seconds) if hours < 1 else f"{hours:.1f} h" if hours < 10 else f"{hours:,.0f} h"
