@@ -250,7 +250,7 @@ def test_the_receipt_names_every_operation(model: type[Model], operations: set[s
     shell = build(model())
     with receipt() as ran:
         shell(torch.randint(16, (2, 9)))
-    assert set(ran) - {"rms_norm"} == operations
+    assert set(ran) - {"embedding", "rms_norm"} == operations, "beside what the shell runs itself"
 
 
 def test_the_scan_asked_for_is_the_scan_that_runs() -> None:
