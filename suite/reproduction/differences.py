@@ -104,13 +104,17 @@ def _other_sweep(
 
 def _span(values: Iterable[Any]) -> str:
     """The values, or the first and the last of many."""
-    distinct = list(
-        dict.fromkeys(canonical_json(value) if isinstance(value, (list, dict)) else value for value in values)
-    )
+    distinct = list(dict.fromkeys(value if _is_number(value) else _in_words(value) for value in values))
     if all(_is_number(value) for value in distinct):
         distinct.sort()
-    shown = [f"{value:,}" if _is_number(value) else str(value) for value in distinct]
+    shown = [f"{value:,}" if _is_number(value) else value for value in distinct]
     return ", ".join(shown) if len(shown) <= _MANY else f"{shown[0]} … {shown[-1]}"
+
+
+def _in_words(value: Any) -> str:
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else canonical_json(value)
 
 
 def _factor(pairs: Iterable[tuple[Any, Any]]) -> str:
