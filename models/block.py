@@ -8,12 +8,14 @@ A block is a branch of the residual stream, (batch, length, width) to the same s
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
@@ -23,6 +25,10 @@ from suite.errors import UsageError
 from suite.spec import NonNegativeFloat, NonNegativeInt, PositiveInt, Settings
 
 _HIDDEN_MULTIPLE = 8
+
+
+Part = Callable[..., tuple[Tensor, Any]]
+"""One of the two things in a block that remember, at work: inputs become its output and the state that it leaves."""
 
 
 class BlockOptions(Settings):
@@ -37,22 +43,70 @@ class BlockOptions(Settings):
 
 
 class Block(nn.Module, ABC):
-    """One layer's branch around a mixer. A subclass has a `name`, a docstring and `Options`."""
+    """One layer's branch around a mixer. A subclass has a `name`, a docstring and `Options`, and says in `around` once
+    what it computes, for whole sequences and for single tokens. Its state is those of its convolution and its mixer.
+    """
 
     name: ClassVar[str]
     """How it is called before the colon of a composition."""
     Options: ClassVar[type[BlockOptions]] = BlockOptions
 
+    conv: ShortConv | Pointwise
+    mixer: Any
+
     def __init__(self, width: int, mixer: type[Mixer], options: Any) -> None:
         super().__init__()
 
-    @abstractmethod
-    def initial_state(self, batch_size: int, max_length: int) -> Any:
-        """The state before the first of at most `max_length` tokens: tensors in tuples, or None."""
+    @property
+    def parts(self) -> tuple[Any, Any]:
+        """What remembers: the convolution, and what mixes."""
+        return self.conv, self.mixer
 
     @abstractmethod
-    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """One token, (batch, width), and the state; gives the output and the next state."""
+    def around(self, x: Float[Tensor, "... width"], conv: Part, mixer: Part) -> tuple[Float[Tensor, "... width"], Any]:
+        """The output, and the states of `conv` and `mixer`: this block's `parts` over a sequence or for one token."""
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch length width"],
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length width"]:
+        """The whole sequence, from an empty state; from where a document starts as well."""
+
+        def whole(part: nn.Module) -> Part:
+            return lambda *inputs: (part(*inputs, sequence_starts=sequence_starts), None)
+
+        y, _ = self.around(x, *map(whole, self.parts))
+        return y
+
+    def prefill(
+        self,
+        x: Float[Tensor, "batch length width"],
+        *,
+        max_length: int,
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length width"], tuple[Any, Any]]:
+        """The same and the states after it, with room for `max_length` tokens."""
+
+        def filled(part: Any) -> Part:
+            return functools.partial(part.prefill, max_length=max_length, sequence_starts=sequence_starts)
+
+        return self.around(x, *map(filled, self.parts))
+
+    def initial_state(self, batch_size: int, max_length: int) -> tuple[Any, Any]:
+        """The states before the first of at most `max_length` tokens."""
+        conv, mixer = self.parts
+        return conv.initial_state(batch_size, max_length), mixer.initial_state(batch_size, max_length)
+
+    def step(
+        self, x: Float[Tensor, "batch width"], state: tuple[Any, Any]
+    ) -> tuple[Float[Tensor, "batch width"], tuple[Any, Any]]:
+        """One token and the states; gives the output and the next states."""
+
+        def stepped(part: Any, part_state: Any) -> Part:
+            return lambda x, *more: part.step(x, part_state, *more)
+
+        return self.around(x, *map(stepped, self.parts, state))
 
 
 def square(mixer: type[Mixer], sizes: Sizes, options: Any) -> Mixer:
@@ -80,9 +134,33 @@ class ShortConv(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound))
         self._activation = activation
 
-    def forward(self, x_BLE: Float[Tensor, "batch length channels"]) -> Float[Tensor, "batch length channels"]:
-        """The whole sequence, from zeros."""
-        return causal_conv1d(x_BLE, self.weight, self.bias, activation=self._activation)
+    def forward(
+        self,
+        x_BLE: Float[Tensor, "batch length channels"],
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length channels"]:
+        """The whole sequence, from zeros; from where a document starts as well."""
+        return causal_conv1d(
+            x_BLE, self.weight, self.bias, activation=self._activation, sequence_starts=sequence_starts
+        )
+
+    def prefill(
+        self,
+        x_BLE: Float[Tensor, "batch length channels"],
+        *,
+        max_length: int,
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length channels"], Tensor]:
+        """The same and the last inputs."""
+        y_BLE, past_BEK = causal_conv1d(
+            x_BLE,
+            self.weight,
+            self.bias,
+            activation=self._activation,
+            sequence_starts=sequence_starts,
+            return_final_state=True,
+        )
+        return y_BLE, past_BEK.to(self.weight.dtype)
 
     def initial_state(self, batch_size: int, max_length: int) -> Tensor:
         """Zeros: the last inputs, (batch, channels, past)."""
@@ -107,9 +185,15 @@ class Pointwise(nn.Module):
         super().__init__()
         self._activation = activation
 
-    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def forward(self, x: Float[Tensor, "..."], sequence_starts: Tensor | None = None) -> Float[Tensor, "..."]:
         """The activation."""
         return silu(x) if self._activation == "silu" else x
+
+    def prefill(
+        self, x: Float[Tensor, "..."], *, max_length: int, sequence_starts: Tensor | None = None
+    ) -> tuple[Float[Tensor, "..."], None]:
+        """The same, and nothing to remember."""
+        return self(x), None
 
     def initial_state(self, batch_size: int, max_length: int) -> None:
         """Nothing to remember."""
@@ -136,10 +220,18 @@ class MLP(nn.Module):
         self.input_projection = nn.Linear(width, 2 * hidden, bias=False)
         self.output_projection = nn.Linear(hidden, width, bias=False)
 
-    def forward(self, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
+    def forward(
+        self, x: Float[Tensor, "... width"], sequence_starts: Tensor | None = None
+    ) -> Float[Tensor, "... width"]:
         """Each token by itself."""
         gate, value = self.input_projection(x).chunk(2, dim=-1)
         return cast(Tensor, self.output_projection(silu(gate) * value))
+
+    def prefill(
+        self, x: Float[Tensor, "... width"], *, max_length: int, sequence_starts: Tensor | None = None
+    ) -> tuple[Float[Tensor, "... width"], None]:
+        """The same, and nothing to remember."""
+        return self(x), None
 
     def initial_state(self, batch_size: int, max_length: int) -> None:
         """Nothing to remember."""

@@ -11,12 +11,10 @@ from the block's input, in parallel, and a norm follows the gate.
 Glossary: `input_projection` W_in, `output_projection` W_out, `norm_weight` the gain of the norm.
 """
 
-# B batch, L length, D width of the shell, E channels inside (expand * D), N state, H heads
-
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from kernels.rms_norm import add_rms_norm
-from models.block import short_conv
-from models.mixers.ssd import SSDOptions, StateSpace
+from models.block import Block, Part, short_conv
+from models.mixers.ssd import SSD, SSDOptions, StateSpace
 from suite.errors import UsageError
 from suite.plugin import Model
 from suite.spec import NonNegativeInt, PositiveInt, ShellSettings
@@ -54,11 +52,11 @@ class Mamba2(Model):
             raise UsageError(f"{self.name}: {error}") from None
 
 
-class Mamba2Branch(nn.Module):
-    """One Mamba-2 block. Its state is the last inputs of the convolution and h."""
+class Mamba2Branch(Block):
+    """One Mamba-2 block."""
 
     def __init__(self, width: int, options: Mamba2.Options) -> None:
-        super().__init__()
+        super().__init__(width, SSD, options)
         channels, state_size = options.expand * width, options.state_size
         self.state_space = StateSpace(channels, options)
         self._selection_split = [channels, state_size, state_size]
@@ -68,27 +66,17 @@ class Mamba2Branch(nn.Module):
         self.norm_weight = nn.Parameter(torch.ones(channels))
         self.output_projection = nn.Linear(channels, width, bias=False)
 
-    def forward(self, u_BLD: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
-        """The whole sequence, from an empty state."""
-        z_BLE, xBC, d_BLH = self.input_projection(u_BLD).split(self._split, dim=-1)
-        x_BLE, B_BLN, C_BLN = self.conv(xBC).split(self._selection_split, dim=-1)
-        return self._output(self.state_space(x_BLE, B_BLN, C_BLN, d_BLH), z_BLE)
+    @property
+    def parts(self) -> tuple[Any, Any]:
+        """The convolution and the state space."""
+        return self.conv, self.state_space
 
-    def initial_state(self, batch_size: int, max_length: int) -> tuple[Any, Tensor]:
-        """The states of the convolution and of the state space."""
-        return self.conv.initial_state(batch_size, max_length), self.state_space.initial_state(batch_size)
-
-    def step(
-        self, u_BD: Float[Tensor, "batch width"], state: tuple[Any, Tensor]
-    ) -> tuple[Float[Tensor, "batch width"], tuple[Any, Tensor]]:
-        """One token."""
-        conv_state, h_BHPN = state
-        z_BE, xBC, d_BH = self.input_projection(u_BD).split(self._split, dim=-1)
-        xBC, conv_state = self.conv.step(xBC, conv_state)
-        x_BE, B_BN, C_BN = torch.split(xBC, self._selection_split, dim=-1)
-        y_BE, h_BHPN = self.state_space.step(x_BE, B_BN, C_BN, d_BH, h_BHPN)
-        return self._output(y_BE, z_BE), (conv_state, h_BHPN)
-
-    def _output(self, y: Tensor, z: Tensor) -> Tensor:
+    def around(
+        self, x: Float[Tensor, "... width"], conv: Part, mixer: Part
+    ) -> tuple[Float[Tensor, "... width"], tuple[Any, Any]]:
+        """The state space behind its convolution, times its gate and normed."""
+        z, xBC, d = torch.split(self.input_projection(x), self._split, dim=-1)
+        xBC, conv_state = conv(xBC)
+        y, h = mixer(*torch.split(xBC, self._selection_split, dim=-1), d)
         _, normed = add_rms_norm(y * silu(z), None, self.norm_weight, epsilon=_NORM_EPSILON)
-        return cast(Tensor, self.output_projection(normed))
+        return self.output_projection(normed), (conv_state, h)

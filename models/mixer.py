@@ -2,6 +2,9 @@
 
 A mixer maps (batch, length, inputs) to (batch, length, channels), causally, in parallel over time and step by step with
 the same result. It ends without a projection: the block brings the one back to the residual stream.
+
+`forward(x, sequence_starts=None)` is the whole sequence: where `sequence_starts` is True a document begins, which sees
+nothing before. A mixer whose kernel does not know documents runs them by `kernels.documents.run_documents`.
 """
 
 from __future__ import annotations
@@ -10,8 +13,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from jaxtyping import Bool
 from torch import Tensor, nn
 
+from models.state import step_through
 from suite.spec import Settings
 
 
@@ -39,7 +44,7 @@ class Mixer(nn.Module, ABC):
     has_input_map: ClassVar[bool] = False
     """Whether it maps its inputs to its channels itself, so that their numbers may differ."""
     takes_gate: ClassVar[bool] = False
-    """Whether `forward` and `step` take a further argument z and multiply what they give by silu(z), fused."""
+    """Whether it takes a further input z and multiplies what it gives by silu(z), fused."""
 
     output_size: int
     """Channels that really go out: `sizes.channels`, except where a setting says otherwise."""
@@ -48,9 +53,19 @@ class Mixer(nn.Module, ABC):
         super().__init__()
         self.output_size = sizes.channels
 
+    def prefill(
+        self,
+        x: Tensor,
+        *,
+        max_length: int,
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> tuple[Tensor, Any]:
+        """What `forward` gives, and the state after it: here token by token, which any mixer without a gate can."""
+        return step_through(self, x, max_length=max_length, sequence_starts=sequence_starts)
+
     @abstractmethod
     def initial_state(self, batch_size: int, max_length: int) -> Any:
-        """The state before the first of at most `max_length` tokens: tensors in tuples, or None."""
+        """The state before the first of at most `max_length` tokens: zeros, the batch first, in tuples, or None."""
 
     @abstractmethod
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:

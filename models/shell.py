@@ -14,18 +14,22 @@ bfloat16. An addition and the norm after it are one operation, and so are the he
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from kernels.cross_entropy import linear_cross_entropy
+from kernels.documents import run_documents
 from kernels.embedding import embedding
 from kernels.rms_norm import add_rms_norm
-from suite.plugin import IGNORED, Branch, Model
+from models.state import State, forget, step_through
+from suite.plugin import IGNORED, Model
 from suite.spec import ShellSettings
 
 _EMBEDDING_STD = 0.02
@@ -54,32 +58,87 @@ class Shell(nn.Module):
                 with torch.no_grad():
                     projection.weight.div_(math.sqrt(len(self.branches)))
 
-    def forward(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocab"]:
-        """Logits for the token that belongs to each position, from the tokens up to it."""
-        return cast(Tensor, self.head(self._last_norm(tokens)))
+    def forward(
+        self, tokens: Int[Tensor, "batch length"], sequence_starts: Bool[Tensor, "batch length"] | None = None
+    ) -> Float[Tensor, "batch length vocab"]:
+        """Logits for the token that belongs to each position, from the tokens up to it.
 
-    def loss(self, tokens: Int[Tensor, "batch length"], targets: Int[Tensor, "batch length"]) -> Float[Tensor, ""]:
+        Where `sequence_starts` is True a new document begins, which sees nothing before. So documents are packed into
+        a row, and what is padded on the left begins behind its padding.
+        """
+        return cast(Tensor, self.head(self._last_norm(tokens, sequence_starts)))
+
+    def loss(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        targets: Int[Tensor, "batch length"],
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, ""]:
         """Mean cross-entropy in nats of the logits, over the positions whose target is not IGNORED.
 
         What training calls: the logits of a large vocabulary are never all there at once.
         """
-        normed_BLD = self._last_norm(tokens)
+        normed_BLD = self._last_norm(tokens, sequence_starts)
         return linear_cross_entropy(normed_BLD.flatten(0, 1), self.head.weight, targets.flatten(), ignored=IGNORED)
 
-    def initial_state(self, batch_size: int, max_length: int) -> list[Any]:
-        """The state before the first token, for at most `max_length` steps: that of each branch, in order."""
-        return [branch.initial_state(batch_size, max_length) for _, branch in self._residuals()]
+    def initial_state(self, batch_size: int, max_length: int) -> State:
+        """The state before the first token, with room for `max_length` of them."""
+        branches = [branch.initial_state(batch_size, max_length) for branch in self._branches()]
+        return State(branches, max_length, num_tokens=0)
 
-    def step(self, tokens: Int[Tensor, " batch"], state: list[Any]) -> tuple[Float[Tensor, "batch vocab"], list[Any]]:
-        """Logits after one more token of each sequence, and the next state; `state` may be reused for it."""
-        x_BD, y_BD = self.embedding(tokens), None
-        next_state = []
-        for (norm, branch), branch_state in zip(self._residuals(), state, strict=True):
-            x_BD, normed_BD = norm(x_BD, y_BD)
-            y_BD, branch_state = branch.step(normed_BD, branch_state)
-            next_state.append(branch_state)
-        _, normed_BD = self.final_norm(x_BD, y_BD)
-        return self.head(normed_BD), next_state
+    def prefill(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        max_length: int,
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> tuple[Float[Tensor, "batch vocab"], State]:
+        """Logits after the last token, and the state with room for `max_length` tokens, as if stepped through them.
+
+        The state is that of each row's last document. A branch that has no `prefill` is stepped through.
+
+        Raises:
+            ValueError: there is no room for the tokens.
+        """
+        num_tokens, states = tokens.shape[1], []
+        _expect_room(num_tokens, max_length)
+
+        def prefill(branch: Any, x_BLD: Tensor) -> Tensor:
+            run = branch.prefill if hasattr(branch, "prefill") else functools.partial(step_through, branch)
+            y_BLD, state = run(x_BLD, max_length=max_length, sequence_starts=sequence_starts)
+            states.append(state)
+            return cast(Tensor, y_BLD)
+
+        normed_BLD = self._through(tokens, prefill)
+        return self.head(normed_BLD[:, -1]), State(states, max_length, num_tokens)
+
+    def step(self, tokens: Int[Tensor, " batch"], state: State) -> tuple[Float[Tensor, "batch vocab"], State]:
+        """Logits after one more token of each sequence, and the next state; `state` may be reused for it.
+
+        Raises:
+            ValueError: the state is full.
+        """
+        num_tokens, states, next_states = state.num_tokens + 1, iter(state.branches), []
+        _expect_room(num_tokens, state.max_length)
+
+        def step(branch: Any, x_BD: Tensor) -> Tensor:
+            y_BD, next_state = branch.step(x_BD, next(states))
+            next_states.append(next_state)
+            return cast(Tensor, y_BD)
+
+        normed_BD = self._through(tokens, step)
+        return self.head(normed_BD), State(next_states, state.max_length, num_tokens)
+
+    def forget(self, state: State, rows: Bool[Tensor, " batch"]) -> State:
+        """The state with these rows empty, as where a new document begins; `state` may be reused for it.
+
+        It has no more room than before: the host does not know which rows they are.
+        """
+        return state._replace(branches=forget(state.branches, rows))
+
+    @property
+    def prefills_in_parallel(self) -> bool:
+        """Whether no branch is stepped through its prompt."""
+        return all(hasattr(branch, "prefill") for branch in self._branches())
 
     @property
     def num_parameters(self) -> int:
@@ -91,17 +150,27 @@ class Shell(nn.Module):
         """Trained numbers outside the embedding and the head, whose size the vocabulary decides."""
         return self.num_parameters - self.embedding.weight.numel() - self.head.weight.numel()
 
-    def _last_norm(self, tokens: Tensor) -> Tensor:
+    def _last_norm(self, tokens: Tensor, sequence_starts: Tensor | None) -> Tensor:
         """What the head reads: the norm of the residual stream after the last branch."""
-        x_BLD, y_BLD = self.embedding(tokens), None
-        for norm, branch in self._residuals():
-            x_BLD, normed_BLD = norm(x_BLD, y_BLD)
-            y_BLD = branch(normed_BLD)
-        _, normed_BLD = self.final_norm(x_BLD, y_BLD)
-        return cast(Tensor, normed_BLD)
 
-    def _residuals(self) -> Iterator[tuple[nn.Module, Branch]]:
-        return zip(self.norms, cast("list[Branch]", self.branches), strict=True)
+        def whole(branch: Any, x_BLD: Tensor) -> Tensor:
+            if sequence_starts is not None and _takes_documents(type(branch)):
+                return cast(Tensor, branch(x_BLD, sequence_starts=sequence_starts))
+            return run_documents(branch, x_BLD, sequence_starts)
+
+        return self._through(tokens, whole)
+
+    def _through(self, tokens: Tensor, run: Callable[[Any, Tensor], Tensor]) -> Tensor:
+        """The norm after the last branch, where each branch gives what `run` makes of it and of the norm before it."""
+        x, y = self.embedding(tokens), None
+        for norm, branch in zip(self.norms, self._branches(), strict=True):
+            x, normed = norm(x, y)
+            y = run(branch, normed)
+        _, normed = self.final_norm(x, y)
+        return cast(Tensor, normed)
+
+    def _branches(self) -> list[Any]:
+        return list(self.branches)
 
 
 class Embedding(nn.Embedding):
@@ -126,23 +195,17 @@ class ResidualNorm(nn.Module):
         return add_rms_norm(x, y, self.weight, epsilon=_NORM_EPSILON)
 
 
-def state_bytes(state: Any) -> int:
-    """Bytes of a state: of the tensors in any nesting of tuples, lists and dicts, with None for nothing.
+@functools.cache
+def _takes_documents(branch: type[nn.Module]) -> bool:
+    """Whether it keeps documents apart by itself."""
+    return "sequence_starts" in inspect.signature(branch.forward).parameters
 
-    Raises:
-        TypeError: something else is in it.
-    """
-    if state is None:
-        return 0
-    if isinstance(state, Tensor):
-        return state.numel() * state.element_size()
-    if isinstance(state, dict):
-        return sum(state_bytes(part) for part in state.values())
-    if isinstance(state, list | tuple):
-        return sum(state_bytes(part) for part in state)
-    raise TypeError(
-        f"a state holds tensors in tuples, lists or dicts, or None; this one holds a {type(state).__name__}"
-    )
+
+def _expect_room(num_tokens: int, max_length: int) -> None:
+    if num_tokens > max_length:
+        raise ValueError(
+            f"the state has room for {max_length:,} tokens, and this makes {num_tokens:,}; ask for a larger max_length"
+        )
 
 
 def parameter_groups(model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from itertools import chain, repeat
 
 import torch
 
-from models.shell import state_bytes
+from models.state import state_bytes
 from suite.measure.time import call_seconds, interleaved_seconds
 from suite.progress import Listener, Progress
 from suite.records import Cost, Timing

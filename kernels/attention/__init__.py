@@ -13,11 +13,12 @@ import importlib
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from kernels.arguments import expect_axes, expect_floating, expect_one_device, expect_shape
+from kernels.arguments import expect_axes, expect_boolean, expect_floating, expect_one_device, expect_shape
 from kernels.dispatch import ImplementationUnavailable, Operation, note
+from kernels.documents import run_documents
 
 __all__ = ["OPERATION", "attention_step", "causal_attention"]
 
@@ -43,6 +44,7 @@ def causal_attention(
     *,
     window: int | None = None,
     alibi_slopes: Float[Tensor, " heads"] | None = None,
+    sequence_starts: Bool[Tensor, "batch length"] | None = None,
     implementation: str = "auto",
 ) -> Float[Tensor, "batch length heads head_size"]:
     """Each position attends to itself and what came before; differentiable in q, k and v.
@@ -55,6 +57,8 @@ def causal_attention(
         v: values.
         window: how many positions one sees, itself included; all earlier ones if not given.
         alibi_slopes: what each head takes off a score per position of distance; constants, without a gradient.
+        sequence_starts: True where a new document begins, which sees nothing before. Documents of like length run side
+            by side (`kernels.documents`), so that any implementation takes them.
         implementation: a name in `OPERATION.implementations`, or "auto".
 
     Returns:
@@ -70,14 +74,25 @@ def causal_attention(
     _check_window(window)
     _check_slopes(alibi_slopes, q)
     q, k, v = _autocast(q), _autocast(k), _autocast(v)
-    return _attend(implementation, q, k, v, True, window, alibi_slopes)
+    if sequence_starts is None:
+        return _attend(implementation, q, k, v, True, window, alibi_slopes)
+    expect_shape("sequence_starts", sequence_starts, "batch length", (batch, length))
+    expect_boolean("sequence_starts", sequence_starts)
+    expect_one_device(q=q, sequence_starts=sequence_starts)
+    num_heads = [tensor.shape[2] for tensor in (q, k, v)]
+
+    def attend(qkv: Tensor) -> Tensor:
+        q, k, v = torch.split(qkv, num_heads, dim=2)
+        return _attend(implementation, q, k, v, True, window, alibi_slopes)
+
+    return run_documents(attend, torch.cat([q, k, v], dim=2), sequence_starts)
 
 
 def attention_step(
     q: Float[Tensor, "batch heads head_size"],
     k_cache: Float[Tensor, "batch capacity key_heads head_size"],
     v_cache: Float[Tensor, "batch capacity key_heads head_size"],
-    length: int | Int[Tensor, ""],
+    length: int | Int[Tensor, ""] | Int[Tensor, " batch"],
     *,
     window: int | None = None,
     alibi_slopes: Float[Tensor, " heads"] | None = None,
@@ -86,8 +101,8 @@ def attention_step(
     """The attended values for the newest of `length` positions, the last of which lie in the caches.
 
     The caches are rings: position p lies in slot p modulo the capacity, so that they hold all positions, or the last
-    `capacity` of them. A length on the device keeps the host out of it: the step reads the whole cache, what is not
-    filled must be finite, and it may stand in a CUDA graph.
+    `capacity` of them. A length on the device, one for all rows or one for each, keeps the host out of it: the step
+    reads the whole cache, what is not filled must be finite, and it may stand in a CUDA graph.
 
     Raises:
         ValueError: a shape, dtype or device disagrees with the others, the window is below 1, or the length is a number
@@ -107,6 +122,8 @@ def attention_step(
             raise ImplementationUnavailable(
                 f"a step whose length is on the device cannot run as {implementation!r}. Use 'auto', or pass a number"
             )
+        if length.ndim:
+            expect_shape("length", length, "batch", (batch,))
         return _step_in_ring(q, k_cache, v_cache, length, window, alibi_slopes)
     if not 1 <= length <= capacity:
         raise ValueError(f"length is {length}; it must be from 1 to the capacity of the caches, {capacity}")
@@ -147,14 +164,17 @@ def _step_in_ring(
     q_XGS = q.reshape(batch * key_heads, -1, head_size)
     k_XCS, v_XCS = (cache.transpose(1, 2).reshape(-1, capacity, head_size) for cache in (k_cache, v_cache))
     slots_C = torch.arange(capacity, device=q.device)
+    # The axis B of a length that all rows share has size 1, and so has H where the heads do not differ.
+    length_B11 = length.view(-1, 1, 1)
     if window is None and slopes is None:
-        bias_XGC = torch.zeros_like(slots_C, dtype=q.dtype).masked_fill(slots_C >= length, -math.inf)
+        bias_BHC = torch.zeros_like(slots_C, dtype=q.dtype).masked_fill(slots_C >= length_B11, -math.inf)
     else:
-        distance_C = (length - 1 - slots_C) % capacity
-        is_unseen_C = distance_C >= (length if window is None else length.clamp(max=window))
-        slopes_H1 = q.new_zeros(heads, 1) if slopes is None else slopes.to(q.dtype).unsqueeze(1)
-        bias_HC = (-slopes_H1 * distance_C).masked_fill(is_unseen_C, -math.inf)
-        bias_XGC = bias_HC.view(key_heads, -1, capacity).repeat(batch, 1, 1)
+        distance_B1C = (length_B11 - 1 - slots_C) % capacity
+        is_unseen_B1C = distance_B1C >= (length_B11 if window is None else length_B11.clamp(max=window))
+        slopes_H1 = q.new_zeros(1, 1) if slopes is None else slopes.to(q.dtype).unsqueeze(1)
+        bias_BHC = (-slopes_H1 * distance_B1C).masked_fill(is_unseen_B1C, -math.inf)
+    bias_BKGC = torch.unflatten(bias_BHC, 1, (-1, 1) if bias_BHC.shape[1] == 1 else (key_heads, -1))
+    bias_XGC = bias_BKGC.expand(batch, key_heads, -1, -1).flatten(0, 1)
     scores_XGC = torch.baddbmm(bias_XGC, q_XGS, k_XCS.transpose(1, 2), alpha=1 / math.sqrt(head_size))
     precision = torch.promote_types(q.dtype, torch.float32)
     weights_XGC = torch.softmax(scores_XGC, dim=-1, dtype=precision).to(q.dtype)

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from typing import Literal, overload
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from kernels.arguments import expect_axes, expect_floating, expect_one_device, expect_shape
+from kernels.arguments import expect_axes, expect_boolean, expect_floating, expect_one_device, expect_shape
 from kernels.dispatch import Operation
 from kernels.ssd.step import ssd_step
 
@@ -35,6 +35,7 @@ def ssd(
     *,
     delta_softplus: bool = False,
     initial_state: Float[Tensor, "batch heads head_size state"] | None = None,
+    sequence_starts: Bool[Tensor, "batch length"] | None = None,
     return_final_state: Literal[False] = False,
     implementation: str = "auto",
 ) -> Float[Tensor, "batch length heads head_size"]: ...
@@ -52,6 +53,7 @@ def ssd(
     *,
     delta_softplus: bool = False,
     initial_state: Float[Tensor, "batch heads head_size state"] | None = None,
+    sequence_starts: Bool[Tensor, "batch length"] | None = None,
     return_final_state: Literal[True],
     implementation: str = "auto",
 ) -> tuple[Float[Tensor, "batch length heads head_size"], Float[Tensor, "batch heads head_size state"]]: ...
@@ -68,6 +70,7 @@ def ssd(
     *,
     delta_softplus: bool = False,
     initial_state: Float[Tensor, "batch heads head_size state"] | None = None,
+    sequence_starts: Bool[Tensor, "batch length"] | None = None,
     return_final_state: bool = False,
     implementation: str = "auto",
 ) -> (
@@ -89,6 +92,7 @@ def ssd(
         delta_bias: added to delta before the softplus.
         delta_softplus: whether step sizes are softplus(delta + delta_bias).
         initial_state: the state before the first position, zero if not given.
+        sequence_starts: True where a new document begins: there the state is reset to zero first.
         return_final_state: whether the state after the last position is returned too.
         implementation: a name in `OPERATION.implementations`, or "auto".
 
@@ -119,8 +123,11 @@ def ssd(
             expect_floating(name, tensor)
     if heads % groups:
         raise ValueError(f"B has {groups} groups; their number must divide that of the heads of x, {heads}")
-    expect_one_device(**{name: tensor for name, (tensor, *_) in wanted.items()})
+    if sequence_starts is not None:
+        expect_shape("sequence_starts", sequence_starts, "batch length", (batch, length))
+        expect_boolean("sequence_starts", sequence_starts)
+    expect_one_device(**{name: tensor for name, (tensor, *_) in wanted.items()}, sequence_starts=sequence_starts)
     y, final_state = OPERATION.choose(implementation, x.device).ssd(
-        x, delta, A, B, C, D, delta_bias, delta_softplus, initial_state
+        x, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, sequence_starts
     )
     return (y, final_state) if return_final_state else y

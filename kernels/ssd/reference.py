@@ -27,6 +27,7 @@ def ssd(
     delta_bias: Tensor | None,
     delta_softplus: bool,
     initial_state: Tensor | None,
+    sequence_starts: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """y (B, L, H, P) in x's dtype and the state after the last position, (B, H, P, N)."""
     precision = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -44,6 +45,8 @@ def ssd(
 
     outputs = []
     for t in range(x.shape[1]):
+        if sequence_starts is not None:
+            h_BHPN = h_BHPN.masked_fill(sequence_starts[:, t, None, None, None], 0.0)
         decay_BH = torch.exp(delta_BLH[:, t] * A_H)
         entering_BHP = delta_BLH[:, t, :, None] * x_BLHP[:, t]
         h_BHPN = decay_BH[:, :, None, None] * h_BHPN + entering_BHP[..., None] * B_BLHN[:, t, :, None]

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.nn.functional import pad, softplus
 
 _CHUNK = 64
+_LOG_OF_NOTHING = -1000.0
+"""Where a document begins: its exponential is 0 in float64 too, and sums of many still tell decays apart."""
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -36,11 +38,12 @@ def ssd(
     delta_bias: Tensor | None,
     delta_softplus: bool,
     initial_state: Tensor | None,
+    sequence_starts: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """y (B, L, H, P) in x's dtype and the state after the last position, (B, H, P, N)."""
     # Autocast would round the decays and the states.
     with torch.autocast(x.device.type, enabled=False):
-        return _ssd(x, delta, A, B, C, D, delta_bias, delta_softplus, initial_state)
+        return _ssd(x, delta, A, B, C, D, delta_bias, delta_softplus, initial_state, sequence_starts)
 
 
 def _ssd(
@@ -53,6 +56,7 @@ def _ssd(
     delta_bias: Tensor | None,
     delta_softplus: bool,
     initial_state: Tensor | None,
+    sequence_starts: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     precision = torch.float64 if x.dtype == torch.float64 else torch.float32
     length, head_size = x.shape[1], x.shape[3]
@@ -67,7 +71,10 @@ def _ssd(
     v_BMTHP = _chunks((delta.unsqueeze(-1) * x).to(x.dtype), end)
     B_BMGTN, C_BMGTN = (_chunks(tensor.to(x.dtype), end).transpose(2, 3) for tensor in (B, C))
     # In float64, since what follows takes differences of these sums, and so do the gradients.
-    c_BMTH = _chunks(delta * A.to(precision), end).double().cumsum(2)
+    log_decay_BLH = (delta * A.to(precision)).double()
+    if sequence_starts is not None:
+        log_decay_BLH = log_decay_BLH.masked_fill(sequence_starts.unsqueeze(-1), _LOG_OF_NOTHING)
+    c_BMTH = _chunks(log_decay_BLH, end).cumsum(2)
     total_BMH = c_BMTH[:, :, -1]
 
     within_BMGKTT = torch.unflatten(_decays(c_BMTH.transpose(2, 3), precision), 2, (groups, -1))

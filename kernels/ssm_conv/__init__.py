@@ -24,7 +24,7 @@ from kernels.arguments import (
     expect_shape,
 )
 from kernels.dispatch import Operation
-from kernels.ssm_conv.documents import convolve_documents
+from kernels.documents import run_documents_with_states
 
 __all__ = ["OPERATION", "s4d_conv"]
 
@@ -127,10 +127,7 @@ def s4d_conv(
         results: tuple[Tensor, Tensor | None] = run(u, delta, A, C, B, D, initial_state, wants_state)
         return results
 
-    if sequence_starts is None:
-        y, final_state = convolve(u, initial_state, return_final_state)
-    else:
-        y, final_state = convolve_documents(convolve, u, sequence_starts, initial_state, return_final_state)
+    y, final_state = run_documents_with_states(convolve, u, sequence_starts, initial_state, return_final_state)
     return y if final_state is None else (y, final_state)
 
 

@@ -12,17 +12,15 @@ elementwise, and the shift has as many taps as are asked for, where H3's has one
 Glossary: `input_projection` W_q, W_k and W_v in one, `output_projection` W_o.
 """
 
-# B batch, L length, D width of the shell, E channels inside (expand * D)
-
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.block import Block, BlockOptions, short_conv, square
+from models.block import Block, BlockOptions, Part, short_conv, square
 from models.mixer import Mixer, Sizes
 from suite.spec import NonNegativeInt
 
@@ -45,47 +43,22 @@ class H3Block(Block):
     def __init__(self, width: int, mixer: type[Mixer], options: Options) -> None:
         super().__init__(width, mixer, options)
         self._channels = options.expand * width
-        self._has_gate, self._shifts_all = options.gate, options.conv_on == "qkv"
         num_maps = 3 if options.gate else 2
+        self._num_shifted = num_maps if options.conv_on == "qkv" else 1
         self.input_projection = nn.Linear(width, num_maps * self._channels)
-        num_shifted = num_maps if self._shifts_all else 1
-        self.conv = short_conv(num_shifted * self._channels, options.conv_width)
+        self.conv = short_conv(self._num_shifted * self._channels, options.conv_width)
         self.mixer = square(mixer, Sizes(width=width, inputs=self._channels, channels=self._channels), options)
         self.output_projection = nn.Linear(self._channels, width)
 
-    def forward(self, x_BLD: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
-        """The whole sequence, from an empty state."""
-        shifted, rest = self._shifted_and_rest(x_BLD)
-        k, v, q = self._named(self.conv(shifted), rest)
-        return self._output(self.mixer(k * v), q)
-
-    def initial_state(self, batch_size: int, max_length: int) -> tuple[Any, Any]:
-        """The states of the shift and of the mixer."""
-        return self.conv.initial_state(batch_size, max_length), self.mixer.initial_state(batch_size, max_length)
-
-    def step(
-        self, x_BD: Float[Tensor, "batch width"], state: tuple[Any, Any]
-    ) -> tuple[Float[Tensor, "batch width"], tuple[Any, Any]]:
-        """One token."""
-        conv_state, mixer_state = state
-        shifted, rest = self._shifted_and_rest(x_BD)
-        shifted, conv_state = self.conv.step(shifted, conv_state)
-        k, v, q = self._named(shifted, rest)
-        y_BE, mixer_state = self.mixer.step(k * v, mixer_state)
-        return self._output(y_BE, q), (conv_state, mixer_state)
-
-    def _shifted_and_rest(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """k, v and q side by side: those that the shift is applied to, and the others."""
+    def around(
+        self, x: Float[Tensor, "... width"], conv: Part, mixer: Part
+    ) -> tuple[Float[Tensor, "... width"], tuple[Any, Any]]:
+        """The mixer between its gates."""
         maps = self.input_projection(x)
-        if self._shifts_all:
-            return maps, None
-        return maps[..., : self._channels], maps[..., self._channels :]
-
-    def _named(self, shifted: Tensor, rest: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """k, v and, if there is a gate, q."""
-        k, *others = torch.split(shifted, self._channels, dim=-1)
-        v, *q = others if rest is None else torch.split(rest, self._channels, dim=-1)
-        return k, v, q[0] if q else None
-
-    def _output(self, y: Tensor, q: Tensor | None) -> Tensor:
-        return cast(Tensor, self.output_projection(y if q is None else q * y))
+        shifted, conv_state = conv(maps[..., : self._num_shifted * self._channels])
+        unshifted = torch.split(maps, self._channels, dim=-1)[self._num_shifted :]
+        k, v, *gate = (*torch.split(shifted, self._channels, dim=-1), *unshifted)
+        y, mixer_state = mixer(k * v)
+        for q in gate:
+            y = q * y
+        return self.output_projection(y), (conv_state, mixer_state)

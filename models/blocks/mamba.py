@@ -10,17 +10,15 @@ without the convolution its SiLU stays.
 Glossary: `input_projection` W_in, `output_projection` W_out.
 """
 
-# B batch, L length, D width of the shell, E channels inside (expand * D)
-
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from models.block import Block, BlockOptions, short_conv, square
+from models.block import Block, BlockOptions, Part, short_conv, square
 from models.mixer import Mixer, Sizes
 from suite.spec import NonNegativeInt, PositiveInt
 
@@ -49,39 +47,16 @@ class MambaBlock(Block):
         self.mixer = square(mixer, Sizes(width=width, inputs=channels, channels=channels), options)
         self.output_projection = nn.Linear(channels, width, bias=False)
 
-    def forward(self, x_BLD: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
-        """The whole sequence, from an empty state."""
-        u_BLE, z_BLE = self._stream_and_gate(x_BLD)
-        u_BLE = self.conv(u_BLE)
-        if z_BLE is None:
-            y_BLE = self.mixer(u_BLE)
-        elif self.mixer.takes_gate:
-            y_BLE = self.mixer(u_BLE, z_BLE)
+    def around(
+        self, x: Float[Tensor, "... width"], conv: Part, mixer: Part
+    ) -> tuple[Float[Tensor, "... width"], tuple[Any, Any]]:
+        """The mixer behind its convolution, times its gate."""
+        u, *gate = self.input_projection(x).chunk(2 if self._has_gate else 1, dim=-1)
+        u, conv_state = conv(u)
+        if self.mixer.takes_gate:
+            y, mixer_state = mixer(u, *gate)
         else:
-            y_BLE = self.mixer(u_BLE) * silu(z_BLE)
-        return cast(Tensor, self.output_projection(y_BLE))
-
-    def initial_state(self, batch_size: int, max_length: int) -> tuple[Any, Any]:
-        """The states of the short convolution and of the mixer."""
-        return self.conv.initial_state(batch_size, max_length), self.mixer.initial_state(batch_size, max_length)
-
-    def step(
-        self, x_BD: Float[Tensor, "batch width"], state: tuple[Any, Any]
-    ) -> tuple[Float[Tensor, "batch width"], tuple[Any, Any]]:
-        """One token."""
-        conv_state, mixer_state = state
-        u_BE, z_BE = self._stream_and_gate(x_BD)
-        u_BE, conv_state = self.conv.step(u_BE, conv_state)
-        if z_BE is not None and self.mixer.takes_gate:
-            y_BE, mixer_state = self.mixer.step(u_BE, mixer_state, z_BE)  # type: ignore[call-arg]  # it takes the gate
-        else:
-            y_BE, mixer_state = self.mixer.step(u_BE, mixer_state)
-            y_BE = y_BE if z_BE is None else y_BE * silu(z_BE)
-        return self.output_projection(y_BE), (conv_state, mixer_state)
-
-    def _stream_and_gate(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """u and z, or u alone."""
-        if not self._has_gate:
-            return self.input_projection(x), None
-        u, z = self.input_projection(x).chunk(2, dim=-1)
-        return u, z
+            y, mixer_state = mixer(u)
+            for z in gate:
+                y = y * silu(z)
+        return self.output_projection(y), (conv_state, mixer_state)

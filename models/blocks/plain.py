@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from models.block import Block, BlockOptions, short_conv
+from models.block import Block, BlockOptions, Part, short_conv
 from models.mixer import Mixer, Sizes
 from suite.errors import UsageError
 
@@ -50,22 +50,13 @@ class Plain(Block):
         if self._is_glu:
             self.output_gate = nn.Linear(self.mixer.output_size, width)
 
-    def forward(self, x_BLD: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
-        """The whole sequence, from an empty state."""
-        return self._output(self.mixer(self.conv(x_BLD)))
-
-    def initial_state(self, batch_size: int, max_length: int) -> tuple[Any, Any]:
-        """The states of the short convolution and of the mixer."""
-        return self.conv.initial_state(batch_size, max_length), self.mixer.initial_state(batch_size, max_length)
-
-    def step(
-        self, x_BD: Float[Tensor, "batch width"], state: tuple[Any, Any]
-    ) -> tuple[Float[Tensor, "batch width"], tuple[Any, Any]]:
-        """One token."""
-        conv_state, mixer_state = state
-        u_BD, conv_state = self.conv.step(x_BD, conv_state)
-        y_BE, mixer_state = self.mixer.step(u_BD, mixer_state)
-        return self._output(y_BE), (conv_state, mixer_state)
+    def around(
+        self, x: Float[Tensor, "... width"], conv: Part, mixer: Part
+    ) -> tuple[Float[Tensor, "... width"], tuple[Any, Any]]:
+        """The mixer behind its convolution, and the output map."""
+        u, conv_state = conv(x)
+        y, mixer_state = mixer(u)
+        return self._output(y), (conv_state, mixer_state)
 
     def _output(self, y: Tensor) -> Tensor:
         if not self._is_glu:

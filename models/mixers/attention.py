@@ -16,13 +16,16 @@ Glossary: `input_projection` W_q, W_k, W_v in one.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from kernels.attention import attention_step, causal_attention
+from kernels.documents import longest_document, positions_in_documents
 from models.flops import map_flops
 from models.mixer import Mixer, Sizes
 from models.mixers.positions import MAX_XPOS_LENGTH, alibi_slopes, growth_at, rotate, turn_table, turns_at
@@ -70,74 +73,92 @@ class Attention(Mixer):
         self.register_buffer("slopes", slopes_H, persistent=False)
         self.slopes: Tensor | None
 
-    def forward(self, x_BLD: Float[Tensor, "batch length inputs"]) -> Float[Tensor, "batch length channels"]:
-        """The whole sequence.
+    def forward(
+        self,
+        x_BLD: Float[Tensor, "batch length inputs"],
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length channels"]:
+        """The whole sequence. Positions count from where a document starts.
 
         Raises:
-            UsageError: it is longer than the position encoding reaches.
+            UsageError: a document is longer than the position encoding reaches.
         """
-        length = x_BLD.shape[1]
-        self._expect_reach(length)
-        if self._position == "learned":
-            x_BLD = x_BLD + self.position_embedding.weight[:length]
-        q_BLHS, k_BLKS, v_BLKS = self._project(x_BLD, None)
-        y_BLHS = causal_attention(
-            q_BLHS,
-            k_BLKS,
-            v_BLKS,
-            window=self._window,
-            alibi_slopes=self.slopes,
-            implementation=self._implementation,
-        )
-        return y_BLHS.flatten(2)
+        return self._attend(*self._map_documents(x_BLD, sequence_starts), sequence_starts)
 
-    def initial_state(self, batch_size: int, max_length: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Room for the keys and values that are seen, in the dtype that autocast gives them, and the number of tokens.
-
-        The caches are (batch, key heads, slots, head size) with a slot for each of `max_length` tokens or of the
-        window. All of it lies on the device, so that a step may stand in a CUDA graph.
+    def prefill(
+        self,
+        x_BLD: Float[Tensor, "batch length inputs"],
+        *,
+        max_length: int,
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length channels"], tuple[Tensor, Tensor, Tensor]]:
+        """The same, and the keys and values of each row's last document in their slots.
 
         Raises:
             UsageError: `max_length` is more than the position encoding reaches.
         """
         self._expect_reach(max_length)
-        weight = self.input_projection.weight
-        device = weight.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        num_slots = max_length if self._window is None else min(self._window, max_length)
-        keys_BKCS = weight.new_zeros(batch_size, self._num_key_heads, num_slots, self._head_size, dtype=dtype)
-        return keys_BKCS, keys_BKCS.clone(), torch.zeros((), dtype=torch.int64, device=weight.device)
+        batch, length, _ = x_BLD.shape
+        q_BLHS, k_BLKS, v_BLKS = self._map_documents(x_BLD, sequence_starts)
+        if sequence_starts is None:
+            num_tokens_B = torch.full((batch,), length, device=x_BLD.device)
+        else:
+            num_tokens_B = positions_in_documents(sequence_starts)[:, -1] + 1
+        # Each slot holds the last position that is the slot's number modulo their count; where that is negative, none.
+        num_tokens_B1, num_slots = num_tokens_B.unsqueeze(1), self._num_slots(max_length)
+        slots_C = torch.arange(num_slots, device=x_BLD.device)
+        last_BC = num_tokens_B1 - 1 - (num_tokens_B1 - 1 - slots_C) % num_slots
+        token_BC = (length - num_tokens_B1 + last_BC).clamp(min=0)
+
+        def cached(tensor_BLKS: Tensor) -> Tensor:
+            index_BKCS = token_BC[:, None, :, None].expand(-1, self._num_key_heads, -1, self._head_size)
+            rows_BKCS = tensor_BLKS.transpose(1, 2).gather(2, index_BKCS)
+            return rows_BKCS.masked_fill((last_BC < 0)[:, None, :, None], 0).to(self._cache_dtype())
+
+        y_BLE = self._attend(q_BLHS, k_BLKS, v_BLKS, sequence_starts)
+        return y_BLE, (cached(k_BLKS), cached(v_BLKS), num_tokens_B)
+
+    def initial_state(self, batch_size: int, max_length: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Room for the keys and values that are seen, in the dtype that autocast gives them, and the number of tokens.
+
+        The caches are (batch, key heads, slots, head size) with a slot for each of `max_length` tokens or of the
+        window; the number is one for each row. All of it lies on the device, so that a step may stand in a CUDA graph.
+
+        Raises:
+            UsageError: `max_length` is more than the position encoding reaches.
+        """
+        self._expect_reach(max_length)
+        device = self.input_projection.weight.device
+        shape = (batch_size, self._num_key_heads, self._num_slots(max_length), self._head_size)
+        keys_BKCS = torch.zeros(shape, dtype=self._cache_dtype(), device=device)
+        return keys_BKCS, keys_BKCS.clone(), torch.zeros(batch_size, dtype=torch.int64, device=device)
 
     def step(
         self, x_BD: Float[Tensor, "batch inputs"], state: tuple[Tensor, Tensor, Tensor]
     ) -> tuple[Float[Tensor, "batch channels"], tuple[Tensor, Tensor, Tensor]]:
         """One token: its key and value join the others, in the place of the oldest if a window is full.
 
-        Raises:
-            ValueError: the state already holds `max_length` tokens. On a GPU, where the host does not know how many it
-                holds, the device's own check of the slot ends the process instead.
+        The shell lets no step into a full state. A CUDA graph that is replayed beyond it gives NaN.
         """
-        keys_BKCS, values_BKCS, num_tokens = state
+        keys_BKCS, values_BKCS, num_tokens_B = state
         num_slots = keys_BKCS.shape[2]
-        if self._window is None and x_BD.device.type == "cpu" and int(num_tokens) >= num_slots:
-            raise ValueError(f"the state has room for {num_slots} tokens and is full; ask for a larger max_length")
-        position_1 = num_tokens.view(1)
-        if self._position == "learned":
-            x_BD = x_BD + self.position_embedding(position_1)
-        q_B1HS, k_B1KS, v_B1KS = self._project(x_BD.unsqueeze(1), position_1)
-        slot_1 = position_1 if self._window is None else position_1 % num_slots
-        keys_BKCS.index_copy_(2, slot_1, k_B1KS.transpose(1, 2).to(keys_BKCS.dtype))
-        values_BKCS.index_copy_(2, slot_1, v_B1KS.transpose(1, 2).to(values_BKCS.dtype))
-        num_tokens = num_tokens + 1
+        position_B = num_tokens_B if self._window else num_tokens_B.clamp(max=num_slots - 1)
+        q_B1HS, k_B1KS, v_B1KS = self._maps(x_BD.unsqueeze(1), position_B.unsqueeze(1))
+        slot_BK1S = (position_B % num_slots).view(-1, 1, 1, 1).expand(-1, self._num_key_heads, 1, self._head_size)
+        keys_BKCS.scatter_(2, slot_BK1S, k_B1KS.transpose(1, 2).to(keys_BKCS.dtype))
+        values_BKCS.scatter_(2, slot_BK1S, v_B1KS.transpose(1, 2).to(values_BKCS.dtype))
+        next_num_tokens_B = num_tokens_B + 1
         y_BHS = attention_step(
             q_B1HS[:, 0].to(keys_BKCS.dtype),
             keys_BKCS.transpose(1, 2),
             values_BKCS.transpose(1, 2),
-            num_tokens,
+            next_num_tokens_B,
             window=self._window,
             alibi_slopes=self.slopes,
         )
-        return y_BHS.flatten(1), (keys_BKCS, values_BKCS, num_tokens)
+        if self._window is None:
+            y_BHS = y_BHS.masked_fill((num_tokens_B >= num_slots).view(-1, 1, 1), math.nan)
+        return y_BHS.flatten(1), (keys_BKCS, values_BKCS, next_num_tokens_B)
 
     def flops_per_token(self, length: int) -> float:
         """The map to queries, keys and values, and a product with the key and with the value of each token seen."""
@@ -145,24 +166,57 @@ class Attention(Mixer):
         num_seen = window * (window + 1) / 2 + (length - window) * window
         return map_flops(self.input_projection) + 4 * self.output_size * num_seen / length
 
-    def _project(self, x_BLD: Tensor, positions_L: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _map_documents(self, x_BLD: Tensor, sequence_starts: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of a whole sequence."""
+        if sequence_starts is None:
+            self._expect_reach(x_BLD.shape[1])
+            return self._maps(x_BLD, None)
+        self._expect_reach(longest_document(sequence_starts))
+        return self._maps(x_BLD, positions_in_documents(sequence_starts))
+
+    def _maps(self, x_BLD: Tensor, positions_BL: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values as (batch, length, heads, size), turned by their positions: 0, 1, … if not given."""
         length, device, num_queries = x_BLD.shape[1], x_BLD.device, self._num_heads
+        if self._position == "learned":
+            weight = self.position_embedding.weight
+            x_BLD = x_BLD + (weight[:length] if positions_BL is None else embedding(positions_BL, weight))
         maps_BLHS = self.input_projection(x_BLD).unflatten(-1, (-1, self._head_size))
         # Queries and keys lie side by side, so that one turn does for both.
         qk_BLHS, v_BLKS = maps_BLHS.split([num_queries + self._num_key_heads, self._num_key_heads], dim=2)
         if self._position == "rope":
-            if positions_L is None:
-                turns_LF = turn_table(length, self._head_size, qk_BLHS.dtype, device)
+            if positions_BL is None:
+                turns_F = turn_table(length, self._head_size, qk_BLHS.dtype, device)
             else:
-                turns_LF = turns_at(positions_L, self._head_size)
-            qk_BLHS = rotate(qk_BLHS, turns_LF)
+                turns_F = turns_at(positions_BL, self._head_size)
+            qk_BLHS = rotate(qk_BLHS, turns_F)
         q_BLHS, k_BLKS = qk_BLHS[:, :, :num_queries], qk_BLHS[:, :, num_queries:]
         if self._position == "xpos":
-            positions_L = torch.arange(length, device=device) if positions_L is None else positions_L
-            turns_LF, growth_LF = turns_at(positions_L, self._head_size), growth_at(positions_L, self._head_size)
-            q_BLHS, k_BLKS = rotate(q_BLHS, turns_LF * growth_LF), rotate(k_BLKS, turns_LF / growth_LF)
+            positions = torch.arange(length, device=device) if positions_BL is None else positions_BL
+            turns_F, growth_F = turns_at(positions, self._head_size), growth_at(positions, self._head_size)
+            q_BLHS, k_BLKS = rotate(q_BLHS, turns_F * growth_F), rotate(k_BLKS, turns_F / growth_F)
         return q_BLHS, k_BLKS, v_BLKS
+
+    def _attend(
+        self, q_BLHS: Tensor, k_BLKS: Tensor, v_BLKS: Tensor, sequence_starts: Tensor | None
+    ) -> Float[Tensor, "batch length channels"]:
+        y_BLHS = causal_attention(
+            q_BLHS,
+            k_BLKS,
+            v_BLKS,
+            window=self._window,
+            alibi_slopes=self.slopes,
+            sequence_starts=sequence_starts,
+            implementation=self._implementation,
+        )
+        return y_BLHS.flatten(2)
+
+    def _num_slots(self, max_length: int) -> int:
+        return max_length if self._window is None else min(self._window, max_length)
+
+    def _cache_dtype(self) -> torch.dtype:
+        weight = self.input_projection.weight
+        device = weight.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
     def _expect_reach(self, length: int) -> None:
         if self._position == "learned" and length > self.position_embedding.num_embeddings:

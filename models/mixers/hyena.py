@@ -22,9 +22,9 @@ import math
 from collections import defaultdict
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 from kernels.long_conv import long_conv
 from models.mixer import Mixer, Sizes
@@ -69,9 +69,28 @@ class HyenaConv(Mixer):
         self.D = nn.Parameter(torch.randn(sizes.channels))
         self._kept: dict[int, Kept[Tensor]] = defaultdict(Kept)
 
-    def forward(self, u_BLE: Float[Tensor, "batch length channels"]) -> Float[Tensor, "batch length channels"]:
+    def forward(
+        self,
+        u_BLE: Float[Tensor, "batch length channels"],
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length channels"]:
         """The whole sequence, from an empty state."""
-        return long_conv(u_BLE, self.filter(u_BLE.shape[1]), self.D)
+        return long_conv(u_BLE, self.filter(u_BLE.shape[1]), self.D, sequence_starts=sequence_starts)
+
+    def prefill(
+        self,
+        u_BLE: Float[Tensor, "batch length channels"],
+        *,
+        max_length: int,
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length channels"], Tensor]:
+        """The same and the inputs so far."""
+        inputs_BLE = u_BLE
+        if sequence_starts is not None:
+            is_of_the_last_BL = sequence_starts.flip(1).cumsum(1).flip(1) - sequence_starts.long() == 0
+            inputs_BLE = inputs_BLE * is_of_the_last_BL.unsqueeze(-1)
+        inputs_BME = pad(inputs_BLE.flip(1), (0, 0, 0, max_length - u_BLE.shape[1])).to(self.D.dtype)
+        return self(u_BLE, sequence_starts), inputs_BME
 
     def filter(self, length: int) -> Float[Tensor, "channels {length}"]:
         """h_0 … h_{length-1} of every channel, in the precision of the weights."""
@@ -84,30 +103,19 @@ class HyenaConv(Mixer):
                 z = torch.sin(self.frequencies * layer(z))
             return linear(z, weight).T * torch.exp(-torch.outer(self._decays(), t_L))
 
-    def initial_state(self, batch_size: int, max_length: int) -> tuple[Tensor, Tensor]:
-        """Room for all inputs, (batch, max_length, channels), and the number of tokens."""
-        inputs_BME = self.D.new_zeros(batch_size, max_length, self.D.shape[0])
-        return inputs_BME, torch.zeros((), dtype=torch.int64, device=self.D.device)
+    def initial_state(self, batch_size: int, max_length: int) -> Tensor:
+        """Room for all inputs, the newest first: (batch, max_length, channels)."""
+        return self.D.new_zeros(batch_size, max_length, self.D.shape[0])
 
     def step(
-        self, u_BE: Float[Tensor, "batch channels"], state: tuple[Tensor, Tensor]
-    ) -> tuple[Float[Tensor, "batch channels"], tuple[Tensor, Tensor]]:
-        """One token: the convolution's sum, over all inputs so far.
-
-        Raises:
-            ValueError: the state already holds `max_length` tokens. On a GPU, where the host does not know how many it
-                holds, the device's own check of the slot ends the process instead.
-        """
-        inputs_BME, num_tokens = state
+        self, u_BE: Float[Tensor, "batch channels"], inputs_BME: Tensor
+    ) -> tuple[Float[Tensor, "batch channels"], Tensor]:
+        """One token: the convolution's sum, over all inputs so far."""
         max_length = inputs_BME.shape[1]
-        if u_BE.device.type == "cpu" and int(num_tokens) >= max_length:
-            raise ValueError(f"the state has room for {max_length} tokens and is full; ask for a larger max_length")
-        inputs_BME.index_copy_(1, num_tokens.view(1), u_BE.to(inputs_BME.dtype).unsqueeze(1))
-        distance_M = num_tokens - torch.arange(max_length, device=u_BE.device)
+        inputs_BME = torch.cat([u_BE.to(inputs_BME.dtype).unsqueeze(1), inputs_BME[:, :-1]], dim=1)
         filter_EM = self._kept[max_length].get(tuple(self.parameters()), lambda: self.filter(max_length))
-        taps_EM = filter_EM[:, distance_M.clamp(min=0)] * (distance_M >= 0)
-        y_BE = (inputs_BME * taps_EM.T).sum(1) + self.D * u_BE
-        return y_BE.to(u_BE.dtype), (inputs_BME, num_tokens + 1)
+        y_BE = (inputs_BME * filter_EM.T).sum(1) + self.D * u_BE
+        return y_BE.to(u_BE.dtype), inputs_BME
 
     def flops_per_token(self, length: int) -> float:
         """The convolution by two real Fourier transforms of twice the length and a product of spectra.

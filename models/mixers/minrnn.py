@@ -13,9 +13,10 @@ Glossary: `input_projection` W_z and W_h in one (minGRU), W_f, W_i and W_h in on
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from kernels.linear_scan import min_gru_scan, min_gru_step, min_lstm_scan, min_lstm_step
@@ -27,15 +28,45 @@ class _Minimal(Mixer):
 
     has_input_map = True
     num_maps: ClassVar[int]
+    scan: ClassVar[Callable[..., Any]]
+    """Over a whole sequence of the maps."""
+    scan_step: ClassVar[Callable[..., Tensor]]
+    """The next h, from h and the maps of one token."""
 
     def __init__(self, sizes: Sizes, options: Any) -> None:
         super().__init__(sizes, options)
         self._channels = sizes.channels
         self.input_projection = nn.Linear(sizes.inputs, self.num_maps * sizes.channels)
 
+    def forward(
+        self,
+        x_BLI: Float[Tensor, "batch length inputs"],
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length channels"]:
+        """The whole sequence, from an empty state."""
+        y_BLE, _ = self.prefill(x_BLI, max_length=x_BLI.shape[1], sequence_starts=sequence_starts)
+        return y_BLE
+
+    def prefill(
+        self,
+        x_BLI: Float[Tensor, "batch length inputs"],
+        *,
+        max_length: int,
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length channels"], Tensor]:
+        """The same and h after it."""
+        y_BLE, h_BE = self.scan(*self._maps(x_BLI), sequence_starts=sequence_starts, return_final_state=True)
+        return y_BLE, h_BE
+
     def initial_state(self, batch_size: int, max_length: int) -> Tensor:
         """Zeros."""
         return self.input_projection.weight.new_zeros(batch_size, self._channels)
+
+    def step(self, x_BI: Float[Tensor, "batch inputs"], h_BE: Tensor) -> tuple[Float[Tensor, "batch channels"], Tensor]:
+        """One token."""
+        maps = self._maps(x_BI)
+        h_BE = self.scan_step(h_BE, *maps)
+        return h_BE.to(maps[-1].dtype), h_BE
 
     def _maps(self, x: Tensor) -> tuple[Tensor, ...]:
         """The gates and the candidate, before their functions."""
@@ -48,17 +79,7 @@ class MinLSTMScan(_Minimal):
 
     name = "minlstm"
     num_maps = 3
-
-    def forward(self, x_BLI: Float[Tensor, "batch length inputs"]) -> Float[Tensor, "batch length channels"]:
-        """The whole sequence, from an empty state."""
-        forget_BLE, input_BLE, candidate_BLE = self._maps(x_BLI)
-        return min_lstm_scan(forget_BLE, input_BLE, candidate_BLE)
-
-    def step(self, x_BI: Float[Tensor, "batch inputs"], h_BE: Tensor) -> tuple[Float[Tensor, "batch channels"], Tensor]:
-        """One token."""
-        forget_BE, input_BE, candidate_BE = self._maps(x_BI)
-        h_BE = min_lstm_step(h_BE, forget_BE, input_BE, candidate_BE)
-        return h_BE.to(candidate_BE.dtype), h_BE
+    scan, scan_step = staticmethod(min_lstm_scan), staticmethod(min_lstm_step)
 
 
 class MinGRUScan(_Minimal):
@@ -66,14 +87,4 @@ class MinGRUScan(_Minimal):
 
     name = "mingru"
     num_maps = 2
-
-    def forward(self, x_BLI: Float[Tensor, "batch length inputs"]) -> Float[Tensor, "batch length channels"]:
-        """The whole sequence, from an empty state."""
-        update_BLE, candidate_BLE = self._maps(x_BLI)
-        return min_gru_scan(update_BLE, candidate_BLE)
-
-    def step(self, x_BI: Float[Tensor, "batch inputs"], h_BE: Tensor) -> tuple[Float[Tensor, "batch channels"], Tensor]:
-        """One token."""
-        update_BE, candidate_BE = self._maps(x_BI)
-        h_BE = min_gru_step(h_BE, update_BE, candidate_BE)
-        return h_BE.to(candidate_BE.dtype), h_BE
+    scan, scan_step = staticmethod(min_gru_scan), staticmethod(min_gru_step)

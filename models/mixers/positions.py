@@ -29,19 +29,19 @@ MAX_XPOS_LENGTH = 32_768
 
 
 def rotate(
-    x: Float[Tensor, "batch length heads size"], turns: Complex[Tensor, "length frequencies"]
+    x: Float[Tensor, "batch length heads size"], turns: Complex[Tensor, "*batch length frequencies"]
 ) -> Float[Tensor, "batch length heads size"]:
     """Each pair of channels (2i, 2i + 1), taken as a complex number, times the turn of its position."""
     precision = torch.promote_types(x.dtype, torch.float32)
     pairs = torch.view_as_complex(x.to(precision).reshape(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * turns.to(precision.to_complex()).unsqueeze(1)).flatten(-2).to(x.dtype)
+    return torch.view_as_real(pairs * turns.to(precision.to_complex()).unsqueeze(-2)).flatten(-2).to(x.dtype)
 
 
-def turns_at(positions: Int[Tensor, " length"], size: int) -> Complex[Tensor, "length frequencies"]:
+def turns_at(positions: Int[Tensor, "*batch length"], size: int) -> Complex[Tensor, "*batch length frequencies"]:
     """exp(i p theta), complex128."""
     # Float32 angles would be off by a tenth of a radian a million tokens in.
-    angles_LF = positions.unsqueeze(-1) * _frequencies(size // 2, positions.device)
-    return torch.polar(torch.ones_like(angles_LF), angles_LF)
+    angles = positions.unsqueeze(-1) * _frequencies(size // 2, positions.device)
+    return torch.polar(torch.ones_like(angles), angles)
 
 
 @functools.cache
@@ -51,7 +51,7 @@ def _frequencies(num_pairs: int, device: torch.device) -> Tensor:
         return _ROPE_BASE ** (-torch.arange(num_pairs, device=device, dtype=torch.float64) / num_pairs)
 
 
-def growth_at(positions: Int[Tensor, " length"], size: int) -> Float[Tensor, "length frequencies"]:
+def growth_at(positions: Int[Tensor, "*batch length"], size: int) -> Float[Tensor, "*batch length frequencies"]:
     """zeta^(p / 512), float64: what xPos multiplies a query by and divides a key by."""
     num_pairs = size // 2
     zeta_F = torch.arange(num_pairs, device=positions.device, dtype=torch.float64) / num_pairs

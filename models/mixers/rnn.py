@@ -12,22 +12,23 @@ LSTM on a CPU.
 Glossary: in `cell`, `weight_ih_l0` is W, `weight_hh_l0` R, `bias_ih_l0` b, `bias_hh_l0` d.
 """
 
-# B batch, L length, I inputs, H hidden
+# B batch, L length, I inputs, H hidden, S tensors of the state, M documents side by side, T tokens of the longest
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from kernels.dispatch import note
+from kernels.documents import run_documents, run_documents_with_states
 from models.mixer import Mixer, Sizes
 
 
 class _Recurrent(Mixer):
-    """A cell of torch's over time. Its state is h as (1, batch, hidden), or the pair (h, c) of such."""
+    """A cell of torch's over time. Its state is (h,), or (h, c), each (batch, hidden)."""
 
     has_input_map = True
 
@@ -41,22 +42,46 @@ class _Recurrent(Mixer):
     def _cell(self, sizes: Sizes) -> nn.RNNBase:
         raise NotImplementedError
 
-    def forward(self, x_BLI: Float[Tensor, "batch length inputs"]) -> Float[Tensor, "batch length hidden"]:
+    def forward(
+        self,
+        x_BLI: Float[Tensor, "batch length inputs"],
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length hidden"]:
         """The whole sequence, from an empty state."""
         note(self.name, self._implementation(x_BLI))
-        h_BLH: Tensor = self.cell(x_BLI)[0]
-        return h_BLH
+        return run_documents(lambda x_MTI: self.cell(x_MTI)[0], x_BLI, sequence_starts)
 
-    def initial_state(self, batch_size: int, max_length: int) -> Any:
+    def prefill(
+        self,
+        x_BLI: Float[Tensor, "batch length inputs"],
+        *,
+        max_length: int,
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length hidden"], tuple[Tensor, ...]]:
+        """The same and the state after it."""
+        note(self.name, self._implementation(x_BLI))
+
+        def run(x_MTI: Tensor, begin: Tensor | None, wants_state: bool) -> tuple[Tensor, Tensor]:
+            h_MTH, state = self.cell(x_MTI)
+            return h_MTH, torch.stack(_parts(state), dim=1)
+
+        h_BLH, state_BSH = run_documents_with_states(run, x_BLI, sequence_starts, return_final_state=True)
+        assert state_BSH is not None
+        return h_BLH, state_BSH.unbind(1)
+
+    def initial_state(self, batch_size: int, max_length: int) -> tuple[Tensor, ...]:
         """Zeros."""
-        h_1BH = self.cell.get_parameter("weight_hh_l0").new_zeros(1, batch_size, self.cell.hidden_size)
-        return (h_1BH, h_1BH.clone()) if isinstance(self.cell, nn.LSTM) else h_1BH
+        h_BH = self.cell.get_parameter("weight_hh_l0").new_zeros(batch_size, self.cell.hidden_size)
+        return (h_BH, h_BH.clone()) if isinstance(self.cell, nn.LSTM) else (h_BH,)
 
-    def step(self, x_BI: Float[Tensor, "batch inputs"], state: Any) -> tuple[Float[Tensor, "batch hidden"], Any]:
+    def step(
+        self, x_BI: Float[Tensor, "batch inputs"], state: tuple[Tensor, ...]
+    ) -> tuple[Float[Tensor, "batch hidden"], tuple[Tensor, ...]]:
         """One token through the same cell."""
         note(self.name, self._implementation(x_BI))
-        h_B1H, state = self.cell(x_BI[:, None], state)
-        return h_B1H[:, 0], state
+        parts = tuple(part.unsqueeze(0) for part in state)
+        h_B1H, state = self.cell(x_BI[:, None], parts if isinstance(self.cell, nn.LSTM) else parts[0])
+        return h_B1H[:, 0], _parts(state)
 
     def _implementation(self, x: Tensor) -> str:
         """What torch runs here: cuDNN on a GPU, oneDNN for an LSTM on a CPU, else its own loop over time."""
@@ -64,6 +89,11 @@ class _Recurrent(Mixer):
             return "cudnn"
         is_onednn = x.device.type == "cpu" and x.dtype != torch.float64 and torch.backends.mkldnn.enabled
         return "onednn" if is_onednn and isinstance(self.cell, nn.LSTM) else "torch"
+
+
+def _parts(state: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """torch's state, (1, batch, hidden) or a pair of them, as ours."""
+    return tuple(part[0] for part in (state if isinstance(state, tuple) else (state,)))
 
 
 class LSTMCells(_Recurrent):

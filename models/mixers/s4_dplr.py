@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Bool, Complex, Float
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -63,9 +63,14 @@ class S4(Mixer):
             parameter._max_learning_rate = _MAX_LEARNING_RATE  # type: ignore[attr-defined]
         self._kept = Kept[S4Step]()
 
-    def forward(self, u_BLE: Float[Tensor, "batch length channels"]) -> Float[Tensor, "batch length channels"]:
+    def forward(
+        self,
+        u_BLE: Float[Tensor, "batch length channels"],
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length channels"]:
         """The whole sequence, from an empty state."""
-        return long_conv(u_BLE, s4_kernel(*self._state_space(), u_BLE.shape[1]), self.D)
+        kernel_EL = s4_kernel(*self._state_space(), u_BLE.shape[1])
+        return long_conv(u_BLE, kernel_EL, self.D, sequence_starts=sequence_starts)
 
     def initial_state(self, batch_size: int, max_length: int) -> Tensor:
         """Zeros, complex, (batch, channels, N / 2)."""

@@ -20,7 +20,7 @@ import math
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -69,10 +69,36 @@ class S4D(Mixer):
         self._implementation = options.implementation
         self._kept = Kept[tuple[Tensor, Tensor]]()
 
-    def forward(self, u_BLE: Float[Tensor, "batch length channels"]) -> Float[Tensor, "batch length channels"]:
+    def forward(
+        self,
+        u_BLE: Float[Tensor, "batch length channels"],
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length channels"]:
         """The whole sequence, from an empty state."""
-        delta_E, A_EP, C_EP = self.log_delta.exp(), self._eigenvalues(), torch.view_as_complex(self.C)
-        return s4d_conv(u_BLE, delta_E, A_EP, C_EP, D=self.D, implementation=self._implementation)
+        return s4d_conv(
+            u_BLE,
+            *self._state_space(),
+            D=self.D,
+            sequence_starts=sequence_starts,
+            implementation=self._implementation,
+        )
+
+    def prefill(
+        self,
+        u_BLE: Float[Tensor, "batch length channels"],
+        *,
+        max_length: int,
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length channels"], Tensor]:
+        """The same and the state after it."""
+        return s4d_conv(
+            u_BLE,
+            *self._state_space(),
+            D=self.D,
+            sequence_starts=sequence_starts,
+            return_final_state=True,
+            implementation=self._implementation,
+        )
 
     def initial_state(self, batch_size: int, max_length: int) -> Tensor:
         """Zeros, complex, (batch, channels, N / 2)."""
@@ -95,6 +121,10 @@ class S4D(Mixer):
         """exp(Delta A) and (exp(Delta A) - 1) / A."""
         weights = (self.log_delta, self.A_real_log, self.A_imag)
         return self._kept.get(weights, lambda: s4d_discretize(self.log_delta.exp(), self._eigenvalues()))
+
+    def _state_space(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Delta, A and C."""
+        return self.log_delta.exp(), self._eigenvalues(), torch.view_as_complex(self.C)
 
     def _eigenvalues(self) -> Tensor:
         """A."""

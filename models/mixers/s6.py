@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -64,9 +64,24 @@ class S6(Mixer):
             parameter._no_weight_decay = True  # type: ignore[attr-defined]
 
     def forward(
-        self, u_BLE: Float[Tensor, "batch length channels"], z_BLE: Float[Tensor, "batch length channels"] | None = None
+        self,
+        u_BLE: Float[Tensor, "batch length channels"],
+        z_BLE: Float[Tensor, "batch length channels"] | None = None,
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch length channels"]:
         """The whole sequence, from an empty state, times silu(z) if there is a gate."""
+        y_BLE, _ = self.prefill(u_BLE, z_BLE, max_length=u_BLE.shape[1], sequence_starts=sequence_starts)
+        return y_BLE
+
+    def prefill(
+        self,
+        u_BLE: Float[Tensor, "batch length channels"],
+        z_BLE: Float[Tensor, "batch length channels"] | None = None,
+        *,
+        max_length: int,
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length channels"], Tensor]:
+        """The same and the state after it."""
         delta_BLE, B_BLN, C_BLN = self._selection(u_BLE)
         return selective_scan(
             u_BLE,
@@ -78,6 +93,8 @@ class S6(Mixer):
             z_BLE,
             self.delta_projection.bias,
             delta_softplus=True,
+            sequence_starts=sequence_starts,
+            return_final_state=True,
             implementation=self._implementation,
         )
 

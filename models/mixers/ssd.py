@@ -16,7 +16,7 @@ Glossary: `selection_projection` the map to B, C and d, `delta_bias` b.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from kernels.ssd import ssd, ssd_step
@@ -64,9 +64,25 @@ class StateSpace(nn.Module):
         B_BLN: Float[Tensor, "batch length state"],
         C_BLN: Float[Tensor, "batch length state"],
         d_BLH: Float[Tensor, "batch length heads"],
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch length channels"]:
         """The whole sequence, from an empty state."""
-        y_BLHP = ssd(
+        length = x_BLE.shape[1]
+        y_BLE, _ = self.prefill(x_BLE, B_BLN, C_BLN, d_BLH, max_length=length, sequence_starts=sequence_starts)
+        return y_BLE
+
+    def prefill(
+        self,
+        x_BLE: Float[Tensor, "batch length channels"],
+        B_BLN: Float[Tensor, "batch length state"],
+        C_BLN: Float[Tensor, "batch length state"],
+        d_BLH: Float[Tensor, "batch length heads"],
+        *,
+        max_length: int,
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length channels"], Tensor]:
+        """The same and the state after it."""
+        y_BLHP, h_BHPN = ssd(
             torch.unflatten(x_BLE, -1, (self.num_heads, self._head_size)),
             d_BLH,
             -torch.exp(self.A_log),
@@ -75,21 +91,23 @@ class StateSpace(nn.Module):
             self.D,
             self.delta_bias,
             delta_softplus=True,
+            sequence_starts=sequence_starts,
+            return_final_state=True,
             implementation=self._implementation,
         )
-        return y_BLHP.flatten(2)
+        return y_BLHP.flatten(2), h_BHPN
 
-    def initial_state(self, batch_size: int) -> Tensor:
+    def initial_state(self, batch_size: int, max_length: int) -> Tensor:
         """Zeros."""
         return self.A_log.new_zeros(batch_size, self.num_heads, self._head_size, self._state_size)
 
     def step(
         self,
         x_BE: Float[Tensor, "batch channels"],
+        h_BHPN: Tensor,
         B_BN: Float[Tensor, "batch state"],
         C_BN: Float[Tensor, "batch state"],
         d_BH: Float[Tensor, "batch heads"],
-        h_BHPN: Tensor,
     ) -> tuple[Float[Tensor, "batch channels"], Tensor]:
         """One token."""
         y_BHP, h_BHPN = ssd_step(
@@ -122,18 +140,39 @@ class SSD(Mixer):
         self._split = [options.state_size, options.state_size, self.state_space.num_heads]
         self.selection_projection = nn.Linear(sizes.channels, sum(self._split), bias=False)
 
-    def forward(self, x_BLE: Float[Tensor, "batch length channels"]) -> Float[Tensor, "batch length channels"]:
+    def forward(
+        self,
+        x_BLE: Float[Tensor, "batch length channels"],
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length channels"]:
         """The whole sequence, from an empty state."""
-        y_BLE: Tensor = self.state_space(x_BLE, *self.selection_projection(x_BLE).split(self._split, dim=-1))
+        y_BLE: Tensor = self.state_space(x_BLE, *self._selection(x_BLE), sequence_starts=sequence_starts)
         return y_BLE
+
+    def prefill(
+        self,
+        x_BLE: Float[Tensor, "batch length channels"],
+        *,
+        max_length: int,
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length channels"], Tensor]:
+        """The same and the state after it."""
+        B_BLN, C_BLN, d_BLH = self._selection(x_BLE)
+        return self.state_space.prefill(
+            x_BLE, B_BLN, C_BLN, d_BLH, max_length=max_length, sequence_starts=sequence_starts
+        )
 
     def initial_state(self, batch_size: int, max_length: int) -> Tensor:
         """Zeros, (batch, heads, head size, state)."""
-        return self.state_space.initial_state(batch_size)
+        return self.state_space.initial_state(batch_size, max_length)
 
     def step(
         self, x_BE: Float[Tensor, "batch channels"], h_BHPN: Tensor
     ) -> tuple[Float[Tensor, "batch channels"], Tensor]:
         """One token."""
-        B_BN, C_BN, d_BH = self.selection_projection(x_BE).split(self._split, dim=-1)
-        return self.state_space.step(x_BE, B_BN, C_BN, d_BH, h_BHPN)
+        B_BN, C_BN, d_BH = self._selection(x_BE)
+        return self.state_space.step(x_BE, h_BHPN, B_BN, C_BN, d_BH)
+
+    def _selection(self, x: Tensor) -> tuple[Tensor, ...]:
+        """B, C and d from the token."""
+        return torch.split(self.selection_projection(x), self._split, dim=-1)

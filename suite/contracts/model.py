@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from typing import Any, cast
 
 import torch
@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_leaves
 
-from models.shell import Shell, parameter_groups, state_bytes
+from models.shell import Shell, parameter_groups
+from models.state import state_bytes
 from suite.contracts.claim import claim, fail
 from suite.plugin import Branch, Model
 from suite.spec import ShellSettings
@@ -179,6 +180,64 @@ def a_state_is_allocated_once(model: Model) -> None:
 
 
 @_claim
+def a_state_begins_as_zeros_row_by_row(model: Model) -> None:
+    """The tensors of a state have the batch as their first axis and begin as zeros, so that rows can be emptied."""
+    for tensor in _tensors(_build(model).initial_state(3, _LENGTH)):
+        if tensor.ndim == 0 or len(tensor) != 3:
+            fail(model, f"for 3 rows the state holds a tensor of shape {tuple(tensor.shape)}", "the batch first")
+        if tensor.any():
+            fail(model, f"a tensor of shape {tuple(tensor.shape)} in the first state is not zero", "zeros")
+
+
+@_claim
+def a_prompt_leaves_the_state_of_its_steps(model: Model) -> None:
+    """After a prompt that is taken at once, generation goes on as after one taken token by token."""
+    shell = _build(model)
+    for prompt, length in [(1, 3), (_LENGTH, _LENGTH + 3)]:
+        tokens = _tokens(2, length)
+        with torch.no_grad():
+            expected = shell(tokens)
+            logits, state = shell.prefill(tokens[:, :prompt], length)
+            _expect_equal(model, f"After a prompt of {prompt} tokens, the logits", logits, expected[:, prompt - 1])
+            for was, found in zip_longest(_layout(shell.initial_state(2, length)), _layout(state), fillvalue="nothing"):
+                if was != found:
+                    fail(model, f"a prompt turns {was} in the state into {found}", "the same shapes and dtypes")
+            for t in range(prompt, length):
+                logits, state = shell.step(tokens[:, t], state)
+                what = f"{t - prompt + 1} tokens after a prompt of {prompt}, the logits"
+                _expect_equal(model, what, logits, expected[:, t])
+
+
+@_claim
+def documents_do_not_see_each_other(model: Model) -> None:
+    """Packed into a row or behind padding, a document has the logits that it has alone, and leaves the same state."""
+    shell, tokens = _build(model), _tokens(2, _LENGTH)
+    first_tokens = [[0, 5, 6, 26], [9]]
+    starts = torch.zeros_like(tokens, dtype=torch.bool)
+    for row, firsts in enumerate(first_tokens):
+        starts[row, firsts] = True
+    with torch.no_grad():
+        packed = shell(tokens, starts)
+        state, stepped = shell.initial_state(2, _LENGTH), []
+        for t in range(_LENGTH):
+            logits, state = shell.step(tokens[:, t], shell.forget(state, starts[:, t]))
+            stepped.append(logits)
+        for row, firsts in enumerate(first_tokens):
+            for first, end in pairwise([*firsts, _LENGTH]):
+                document = slice(first, end)
+                alone = shell(tokens[row : row + 1, document])[0]
+                what = f"Of a document at tokens {first} to {end - 1} of a row, the logits"
+                _expect_equal(model, what, packed[row, document], alone)
+                _expect_equal(model, f"{what} of single steps", torch.stack(stepped, dim=1)[row, document], alone)
+        _, state = shell.prefill(tokens, _LENGTH + 1, starts)
+        next_token = _tokens(2, 1)
+        logits, _ = shell.step(next_token[:, 0], state)
+        for row, firsts in enumerate(first_tokens):
+            alone = shell(torch.cat([tokens[row : row + 1, firsts[-1] :], next_token[row : row + 1]], dim=1))
+            _expect_equal(model, "After a prompt with documents, the logits", logits[row], alone[0, -1])
+
+
+@_claim
 def rows_of_a_batch_do_not_meet(model: Model) -> None:
     """The logits of a sequence are the same alone and beside others, in parallel and step by step."""
     shell = _build(model)
@@ -296,6 +355,9 @@ MODEL_CHECKS: tuple[ModelCheck, ...] = (
     the_state_is_all_that_a_sequence_remembers,
     every_row_of_a_batch_has_the_same_state_bytes,
     a_state_is_allocated_once,
+    a_state_begins_as_zeros_row_by_row,
+    a_prompt_leaves_the_state_of_its_steps,
+    documents_do_not_see_each_other,
     rows_of_a_batch_do_not_meet,
     a_seed_decides_the_model_and_its_logits,
     every_parameter_receives_a_finite_gradient,
@@ -327,7 +389,11 @@ def _loss(shell: Shell, tokens: Tensor) -> Tensor:
 
 def _layout(state: Any) -> list[str]:
     """Shape and dtype of every tensor of a state, in order."""
-    return [f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in tree_leaves(state) if isinstance(tensor, Tensor)]
+    return [f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in _tensors(state)]
+
+
+def _tensors(state: Any) -> list[Tensor]:
+    return [tensor for tensor in tree_leaves(state) if isinstance(tensor, Tensor)]
 
 
 def _expect_shape(model: Model, what: str, tensor: Any, shape: tuple[int, ...]) -> None:

@@ -148,7 +148,7 @@ class AverageBranch(nn.Module):
 
     def initial_state(self, batch_size: int, max_length: int) -> Any:
         weight = self.output_projection.weight
-        return {"sum": weight.new_zeros(batch_size, weight.shape[1]), "count": weight.new_zeros(())}
+        return {"sum": weight.new_zeros(batch_size, weight.shape[1]), "count": weight.new_zeros(batch_size, 1)}
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         state = {"sum": state["sum"] + x, "count": state["count"] + 1}
@@ -191,7 +191,7 @@ class NoParameters(AverageBranch):
         return mean
 
     def initial_state(self, batch_size: int, max_length: int) -> Any:
-        return {"sum": torch.zeros(batch_size, self.width), "count": torch.zeros(())}
+        return {"sum": torch.zeros(batch_size, self.width), "count": torch.zeros(batch_size, 1)}
 
 
 class OneChannel(AverageBranch):
@@ -265,7 +265,7 @@ class ForgetsInSteps(AverageBranch):
 class WrongFromTokenFiftyOn(AverageBranch):
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         y, state = super().step(x, state)
-        return (y if state["count"] < 50 else 2 * y), state
+        return torch.where(state["count"] < 50, y, 2 * y), state
 
 
 class NoSteps(AverageBranch):

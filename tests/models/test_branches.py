@@ -200,14 +200,14 @@ def test_a_full_cache_refuses_another_token() -> None:
     with torch.no_grad():
         for _ in range(2):
             _, state = shell.step(token, state)
-        with pytest.raises(ValueError, match="room for 2 tokens and is full"):
+        with pytest.raises(ValueError, match="room for 2 tokens, and this makes 3; ask for a larger max_length"):
             shell.step(token, state)
 
 
 def test_the_cache_takes_the_precision_of_autocast() -> None:
     shell = build(Transformer())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        _, (keys, values, num_tokens) = shell.initial_state(1, 2)[0]
+        _, (keys, values, num_tokens) = shell.initial_state(1, 2).branches[0]
     assert keys.dtype == values.dtype == torch.bfloat16
     assert num_tokens.item() == 0
 

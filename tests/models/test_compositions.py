@@ -17,7 +17,8 @@ from models.composition import compose, model_class
 from models.mixers.attention import Attention
 from models.mixers.s4d import S4D
 from models.mixers.s6 import S6
-from models.shell import Shell, state_bytes
+from models.shell import Shell
+from models.state import state_bytes
 from suite.errors import UsageError
 from suite.registry import Registry
 from suite.spec import ShellSettings
@@ -184,15 +185,17 @@ def test_a_sequence_beyond_the_positions_is_refused(settings: dict[str, Any], le
             shell.initial_state(1, length)
 
 
-@pytest.mark.parametrize("name", ["transformer", "hyena"])
+@pytest.mark.parametrize("name", ["transformer", "hyena", "mamba"])
 def test_a_full_state_refuses_another_token(name: str) -> None:
     shell = build(name)
     state, token = shell.initial_state(1, 2), torch.zeros(1, dtype=torch.int64)
     with torch.no_grad():
         for _ in range(2):
             _, state = shell.step(token, state)
-        with pytest.raises(ValueError, match="room for 2 tokens and is full"):
+        with pytest.raises(ValueError, match="room for 2 tokens, and this makes 3"):
             shell.step(token, state)
+        with pytest.raises(ValueError, match="room for 2 tokens, and this makes 3"):
+            shell.prefill(token.expand(1, 3), 2)
 
 
 def test_a_window_keeps_the_state_small_and_never_fills_it() -> None:
@@ -212,8 +215,8 @@ def test_a_window_keeps_the_state_small_and_never_fills_it() -> None:
         # 32 complex states of each channel, and 63 past inputs of k.
         ("h3", {}, 8 * 32 * 64 + 4 * 63 * 64),
         ("plain:s4-dplr", {}, 8 * 32 * 64),
-        # All inputs, a counter, and 2 past inputs of q, k and v.
-        ("hyena", {}, 4 * 100 * 64 + 8 + 4 * 2 * 3 * 64),
+        # All inputs, and 2 past inputs of q, k and v.
+        ("hyena", {}, 4 * 100 * 64 + 4 * 2 * 3 * 64),
         ("minlstm", {"expand": 2}, 4 * 128),
         ("mingru", {}, 4 * 64),
         # One key and one value head of 16 channels.

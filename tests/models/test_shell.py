@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from models.presets import GRU, LSTM, S4, Mamba, Transformer
-from models.shell import Shell, parameter_groups, state_bytes
+from models.shell import Shell, parameter_groups
+from models.state import state_bytes
 from suite.plugin import Model
 from suite.spec import ShellSettings
 
