@@ -68,6 +68,11 @@ def positions_in_documents(sequence_starts: Bool[Tensor, "batch length"]) -> Int
     return places_L - torch.where(sequence_starts, places_L, 0).cummax(1).values
 
 
+def is_of_last_document(sequence_starts: Bool[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
+    """Whether no document starts after a token."""
+    return sequence_starts.flip(1).cumsum(1).flip(1) == sequence_starts
+
+
 def longest_document(sequence_starts: Bool[Tensor, "batch length"]) -> int:
     """Tokens of the longest document."""
     return max(group.place.shape[1] for group in _layout(sequence_starts, False, False).groups)

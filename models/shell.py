@@ -154,7 +154,7 @@ class Shell(nn.Module):
         """What the head reads: the norm of the residual stream after the last branch."""
 
         def whole(branch: Any, x_BLD: Tensor) -> Tensor:
-            if sequence_starts is not None and _takes_documents(type(branch)):
+            if sequence_starts is not None and _takes_documents(branch):
                 return cast(Tensor, branch(x_BLD, sequence_starts=sequence_starts))
             return run_documents(branch, x_BLD, sequence_starts)
 
@@ -195,8 +195,7 @@ class ResidualNorm(nn.Module):
         return add_rms_norm(x, y, self.weight, epsilon=_NORM_EPSILON)
 
 
-@functools.cache
-def _takes_documents(branch: type[nn.Module]) -> bool:
+def _takes_documents(branch: nn.Module) -> bool:
     """Whether it keeps documents apart by itself."""
     return "sequence_starts" in inspect.signature(branch.forward).parameters
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kernels.arguments import expect_axes, expect_boolean, expect_floating, expect_one_device, expect_shape
 from kernels.dispatch import Operation
+from kernels.documents import is_of_last_document
 
 __all__ = ["OPERATION", "causal_conv1d", "causal_conv1d_step"]
 
@@ -161,9 +162,7 @@ def _last_inputs(x: Tensor, width: int, initial_state: Tensor | None, sequence_s
     missing = max(0, past - length)
     last = x[:, max(0, length - past) :].transpose(1, 2)
     if sequence_starts is not None:
-        # An input counts only if no document starts after it.
-        later_starts = sequence_starts.flip(1).cumsum(1).flip(1) - sequence_starts.long()
-        is_of_another_document = later_starts[:, max(0, length - past) :] > 0
+        is_of_another_document = ~is_of_last_document(sequence_starts)[:, max(0, length - past) :]
         last = last.masked_fill(is_of_another_document.unsqueeze(1), 0.0)
     if missing == 0:
         # A tensor of its own, for a step may overwrite it.

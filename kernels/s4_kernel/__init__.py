@@ -16,9 +16,10 @@ from torch import Tensor
 
 from kernels.arguments import expect_axes, expect_complex, expect_floating, expect_one_device, expect_shape
 from kernels.dispatch import Operation
+from kernels.s4_kernel.state import s4_state
 from kernels.s4_kernel.step import S4Step, s4_step
 
-__all__ = ["OPERATION", "S4Step", "s4_kernel", "s4_step"]
+__all__ = ["OPERATION", "S4Step", "s4_kernel", "s4_state", "s4_step"]
 
 OPERATION = Operation("s4_kernel", {"cauchy": "kernels.s4_kernel.cauchy", "reference": "kernels.s4_kernel.reference"})
 

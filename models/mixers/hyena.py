@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
+from kernels.documents import is_of_last_document
 from kernels.long_conv import long_conv
 from models.mixer import Mixer, Sizes
 from models.mixers.kept import Kept
@@ -85,11 +86,8 @@ class HyenaConv(Mixer):
         sequence_starts: Bool[Tensor, "batch length"] | None = None,
     ) -> tuple[Float[Tensor, "batch length channels"], Tensor]:
         """The same and the inputs so far."""
-        inputs_BLE = u_BLE
-        if sequence_starts is not None:
-            is_of_the_last_BL = sequence_starts.flip(1).cumsum(1).flip(1) - sequence_starts.long() == 0
-            inputs_BLE = inputs_BLE * is_of_the_last_BL.unsqueeze(-1)
-        inputs_BME = pad(inputs_BLE.flip(1), (0, 0, 0, max_length - u_BLE.shape[1])).to(self.D.dtype)
+        of_last = 1 if sequence_starts is None else is_of_last_document(sequence_starts).unsqueeze(-1)
+        inputs_BME = pad((u_BLE * of_last).flip(1), (0, 0, 0, max_length - u_BLE.shape[1])).to(self.D.dtype)
         return self(u_BLE, sequence_starts), inputs_BME
 
     def filter(self, length: int) -> Float[Tensor, "channels {length}"]:

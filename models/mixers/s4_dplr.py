@@ -23,8 +23,9 @@ from jaxtyping import Bool, Complex, Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from kernels.documents import is_of_last_document
 from kernels.long_conv import long_conv
-from kernels.s4_kernel import S4Step, s4_kernel, s4_step
+from kernels.s4_kernel import S4Step, s4_kernel, s4_state, s4_step
 from models.mixer import Mixer, Sizes
 from models.mixers.kept import Kept
 from models.mixers.step_sizes import random_log_step_sizes
@@ -71,6 +72,17 @@ class S4(Mixer):
         """The whole sequence, from an empty state."""
         kernel_EL = s4_kernel(*self._state_space(), u_BLE.shape[1])
         return long_conv(u_BLE, kernel_EL, self.D, sequence_starts=sequence_starts)
+
+    def prefill(
+        self,
+        u_BLE: Float[Tensor, "batch length channels"],
+        *,
+        max_length: int,
+        sequence_starts: Bool[Tensor, "batch length"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length channels"], Tensor]:
+        """The same and the state after it."""
+        of_last = 1 if sequence_starts is None else is_of_last_document(sequence_starts).unsqueeze(-1)
+        return self(u_BLE, sequence_starts), s4_state(u_BLE * of_last, *self._state_space())
 
     def initial_state(self, batch_size: int, max_length: int) -> Tensor:
         """Zeros, complex, (batch, channels, N / 2)."""

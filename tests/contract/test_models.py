@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from models.shell import Shell
+from models.state import step_through
 from suite.contracts import model as contract
 from suite.contracts.model import MODEL_CHECKS, ModelCheck
 from suite.errors import ContractViolation, UsageError
@@ -304,6 +305,33 @@ class StateThatGrows(AverageBranch):
         return y, {**state, "sum": state["sum"].double()}
 
 
+class CountsForAllRows(AverageBranch):
+    def initial_state(self, batch_size: int, max_length: int) -> Any:
+        return {**super().initial_state(batch_size, max_length), "count": torch.zeros(())}
+
+
+class BeginsInTheMiddle(AverageBranch):
+    """Counts down from one, which cannot be told from a row that was emptied."""
+
+    def initial_state(self, batch_size: int, max_length: int) -> Any:
+        return {**super().initial_state(batch_size, max_length), "first": torch.ones(batch_size)}
+
+
+class ForgetsItsPrompt(AverageBranch):
+    def prefill(self, x: Tensor, *, max_length: int, sequence_starts: Tensor | None = None) -> tuple[Tensor, Any]:
+        return self(x), self.initial_state(len(x), max_length)
+
+
+class SaysThatItTakesDocuments(AverageBranch):
+    def forward(self, x: Tensor, sequence_starts: Tensor | None = None) -> Tensor:
+        return super().forward(x)
+
+
+class TakesThePromptForOneDocument(AverageBranch):
+    def prefill(self, x: Tensor, *, max_length: int, sequence_starts: Tensor | None = None) -> tuple[Tensor, Any]:
+        return step_through(self, x, max_length=max_length)
+
+
 class NormalisesOverTheBatch(AverageBranch):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x - x.mean(dim=0, keepdim=True))
@@ -409,6 +437,11 @@ def _model(branch: type[AverageBranch]) -> Model:
         (StateThatIsAList, contract.every_row_of_a_batch_has_the_same_state_bytes, "TypeError: a state holds tensors"),
         (QuadraticState, contract.every_row_of_a_batch_has_the_same_state_bytes, "bytes for 1, 2 and 3 rows"),
         (StateThatGrows, contract.a_state_is_allocated_once, r"step 0 turns \(2, 32\) torch.float32 in the state into"),
+        (CountsForAllRows, contract.a_state_begins_as_zeros_row_by_row, r"tensor of shape \(\)"),
+        (BeginsInTheMiddle, contract.a_state_begins_as_zeros_row_by_row, r"of shape \(3,\) in the first state is not"),
+        (ForgetsItsPrompt, contract.a_prompt_leaves_the_state_of_its_steps, "1 tokens after a prompt of 1"),
+        (SaysThatItTakesDocuments, contract.documents_do_not_see_each_other, "at tokens 5 to 5 of a row, the logits"),
+        (TakesThePromptForOneDocument, contract.documents_do_not_see_each_other, "After a prompt with documents"),
         (NormalisesOverTheBatch, contract.rows_of_a_batch_do_not_meet, "Beside two other rows"),
         (NormalisesStepsOverTheBatch, contract.rows_of_a_batch_do_not_meet, "in step 0"),
         (OwnEntropy, contract.a_seed_decides_the_model_and_its_logits, "differs between two models"),

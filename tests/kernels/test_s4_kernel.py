@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.s4_kernel import S4Step, s4_kernel, s4_step
+from kernels.s4_kernel import S4Step, s4_kernel, s4_state, s4_step
 from models.mixers.s4_dplr import hippo_legs
 from tests.kernels.comparison import assert_agrees, assert_close
 
@@ -66,6 +66,18 @@ def test_steps_convolve_with_the_kernel() -> None:
         y, state = s4_step(state, u[:, t], step)
         expected = (u[:, : t + 1].flip(1) * kernel[:, : t + 1].T).sum(1)
         assert_close(f"y at {t}", y, expected, torch.float32)
+
+
+@pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 300])
+def test_the_state_after_a_sequence_is_that_of_its_steps(length: int) -> None:
+    inputs = legs_inputs(32)
+    step, u = S4Step.of(*inputs.values()), torch.randn(3, length, 2)
+    state = torch.zeros(3, 2, 16, dtype=torch.complex64)
+    for t in range(length):
+        _, state = s4_step(state, u[:, t], step)
+    found = s4_state(u, *inputs.values())
+    assert found.dtype == state.dtype
+    assert_close("state", torch.view_as_real(found), torch.view_as_real(state), torch.float32)
 
 
 @pytest.mark.parametrize(
