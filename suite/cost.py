@@ -7,7 +7,6 @@ first use, pools that never shrink) and gives the first-call seconds; the second
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain, repeat
 
 import torch
 
@@ -17,8 +16,8 @@ from suite.progress import Listener, Progress
 from suite.records import Cost, Timing
 from suite.trainee import Trainee
 
-MAX_GENERATION_CONTEXT = 1024
-"""Tokens that a generation state is fed, at most."""
+MAX_STEPPED_CONTEXT = 1024
+"""Tokens that the state of a model is fed, at most, that cannot take a prompt at once."""
 
 _MAX_GENERATION_SAMPLES = 30
 
@@ -111,27 +110,27 @@ class _Activities:
         self.trainee.logits(self.inputs)
 
     def generate(self, listener: Listener) -> tuple[int, list[float], int | None, int]:
-        """Feeds a state with `context` tokens and times the last steps.
+        """Fills a state with the first of `context` tokens and times the last steps.
 
         Returns:
             The context, the seconds of each timed step (one token for each sequence), their peak memory in bytes, and
             the bytes of one sequence's state at the end.
         """
-        context = min(self.length, MAX_GENERATION_CONTEXT)
+        context = self.length if self.shell.prefills_in_parallel else min(self.length, MAX_STEPPED_CONTEXT)
         num_samples = min(context, _MAX_GENERATION_SAMPLES)
-        tokens = chain.from_iterable(repeat(self.inputs.unbind(1)))
+        prompt, timed = torch.split(self.inputs[:, :context], [context - num_samples, num_samples], dim=1)
+        tokens = iter(timed.unbind(1))
         samples: list[float] = []
         with torch.inference_mode(), self.trainee.autocast():
-            state = self.shell.initial_state(self.batch_size, context)
+            if prompt.shape[1]:
+                listener(Progress(None, f"generation, a prompt of {prompt.shape[1]:,} tokens"))
+                _, state = self.shell.prefill(prompt, context)
+            else:
+                state = self.shell.initial_state(self.batch_size, context)
 
             def step() -> None:
                 nonlocal state
                 _, state = self.shell.step(next(tokens), state)
-
-            for fed in range(context - num_samples):
-                step()
-                if fed % 100 == 0:
-                    listener(Progress(None, f"generation, token {fed:,} of {context:,}"))
 
             def sample() -> None:
                 samples.extend(call_seconds(step, self.trainee.device) for _ in range(num_samples))

@@ -244,6 +244,14 @@ def test_a_cost_cell_measures_all_three_activities(model: str) -> None:
     assert measurement.implementations, "the record must say what ran"
 
 
+def test_generation_is_timed_after_the_whole_length() -> None:
+    of = _copying("mamba", kind="cost", budget=None, seed=None, learning_rate=None, length=1100, batch_size=1)
+    cost = _run(of).cost
+    assert cost is not None
+    assert cost.generation_context == 1100
+    assert len(cost.generation.samples_seconds) == 30
+
+
 def test_an_implementation_that_is_not_there_is_an_error_and_not_another_one() -> None:
     settings = REGISTRY.model("mamba")().choice().settings | {"implementation": "cuda"}
     if torch.cuda.is_available():
