@@ -7,8 +7,6 @@ They run on a GPU only. What is measured is theirs whole: projections, convoluti
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,11 +15,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kernels.dispatch import note
+from models.adapters.packages import Package
 from suite.errors import DeviceError, UsageError
 from suite.plugin import Model
 from suite.spec import PositiveInt, Settings, ShellSettings
 
-_FIRST_VERSION = (2, 0)
+_PACKAGE = Package(
+    "mamba-ssm",
+    first_version=(2, 0),
+    way_out="Install it where there is a CUDA toolkit: pip install --no-build-isolation mamba-ssm causal-conv1d",
+)
 
 
 class OfficialMamba(Model):
@@ -39,7 +42,7 @@ class OfficialMamba(Model):
     def branches(self, shell: ShellSettings) -> Sequence[nn.Module]:
         """One block of theirs."""
         options = self.options
-        layer = _layer_class(self.name, "Mamba")(
+        layer = _PACKAGE.get(self.name, "mamba_ssm", "Mamba")(
             d_model=shell.width, d_state=options.state_size, d_conv=options.conv_width, expand=options.expand
         )
         return [OfficialBranch(layer, self.name)]
@@ -66,7 +69,7 @@ class OfficialMamba2(Model):
             raise UsageError(
                 f"{self.name}: number of channels {channels} is not a multiple of head_size {options.head_size}"
             )
-        layer = _layer_class(self.name, "Mamba2")(
+        layer = _PACKAGE.get(self.name, "mamba_ssm", "Mamba2")(
             d_model=shell.width,
             d_state=options.state_size,
             d_conv=options.conv_width,
@@ -125,23 +128,3 @@ class OfficialBranch(nn.Module):
     def _expect_gpu(self, x: Tensor) -> None:
         if x.device.type != "cuda":
             raise DeviceError(f"{self._operation} runs on a GPU only, and its input is on the {x.device.type}")
-
-
-def _layer_class(model: str, layer: str) -> Any:
-    """A class of the package.
-
-    Raises:
-        UsageError: the package is missing, too old or does not fit the installed torch; says what to install.
-    """
-    way_out = "Install it where there is a CUDA toolkit: pip install --no-build-isolation mamba-ssm causal-conv1d"
-    try:
-        version = importlib.metadata.version("mamba-ssm")
-    except importlib.metadata.PackageNotFoundError:
-        raise UsageError(f"{model} needs the package mamba-ssm, which is not installed. {way_out}") from None
-    if tuple(int(part) for part in version.split(".")[:2]) < _FIRST_VERSION:
-        wanted = ".".join(map(str, _FIRST_VERSION))
-        raise UsageError(f"{model} needs mamba-ssm {wanted} or newer; {version} is installed. {way_out}")
-    try:
-        return getattr(importlib.import_module("mamba_ssm"), layer)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"{model}: mamba-ssm {version} cannot be imported: {error}. {way_out}") from error
