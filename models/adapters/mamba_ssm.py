@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kernels.dispatch import note
-from models.adapters.packages import Package
-from suite.errors import DeviceError, UsageError
+from models.adapters.packages import Package, expect_gpu
+from suite.errors import UsageError
 from suite.plugin import Model
 from suite.spec import PositiveInt, Settings, ShellSettings
 
@@ -99,7 +99,7 @@ class OfficialBranch(nn.Module):
         Raises:
             DeviceError: x is not on a GPU.
         """
-        self._expect_gpu(x_BLD)
+        expect_gpu(self._operation, x_BLD)
         note(self._operation, "mamba_ssm")
         y_BLD: Tensor = self.layer(x_BLD)
         return y_BLD
@@ -120,11 +120,7 @@ class OfficialBranch(nn.Module):
         Raises:
             DeviceError: x is not on a GPU.
         """
-        self._expect_gpu(x_BD)
+        expect_gpu(self._operation, x_BD)
         note(self._operation, "mamba_ssm")
         y_B1D, *next_state = self.layer.step(x_BD.unsqueeze(1), *state)
         return y_B1D[:, 0], tuple(next_state)
-
-    def _expect_gpu(self, x: Tensor) -> None:
-        if x.device.type != "cuda":
-            raise DeviceError(f"{self._operation} runs on a GPU only, and its input is on the {x.device.type}")

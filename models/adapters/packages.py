@@ -1,4 +1,4 @@
-"""What an adapter asks of the package behind it: that it is there, new enough, and can be imported."""
+"""What adapters ask: that the package is there, is new enough and can be imported, and that there is a GPU for it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import importlib.metadata
 from dataclasses import dataclass
 from typing import Any
 
-from suite.errors import UsageError
+from torch import Tensor
+
+from suite.errors import DeviceError, UsageError
 
 
 @dataclass(frozen=True)
@@ -44,3 +46,9 @@ class Package:
             raise UsageError(
                 f"{model}: {self.distribution} {version} cannot be imported: {error}. {self.way_out}"
             ) from error
+
+
+def expect_gpu(model: str, x: Tensor) -> None:
+    """Raises DeviceError if x is not on a GPU."""
+    if x.device.type != "cuda":
+        raise DeviceError(f"{model} runs on a GPU only, and its input is on the {x.device.type}")

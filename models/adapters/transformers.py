@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from kernels.dispatch import note
 from models.adapters.packages import Package
 from models.state import step_through
-from suite.errors import UsageError
+from suite.errors import UsageError, unknown
 from suite.plugin import Model
 from suite.spec import PositiveInt, Settings, ShellSettings
 
@@ -69,45 +69,65 @@ class TransformersDecoder(Model):
         Raises:
             UsageError: there is no such configuration, it does not fit the shell, or the shell cannot hold its layers.
         """
-        options, auto = self.options, _PACKAGE.get(self.name, "transformers", "AutoConfig")
-        sizes: dict[str, Any] = {"num_hidden_layers": 1, "vocab_size": 1}
-        sizes |= {f"{kind}_token_id": None for kind in ("bos", "eos", "pad")}
-        if options.config in _TYPES:
-            sizes |= {
-                "hidden_size": shell.width,
-                "num_attention_heads": options.num_heads,
-                "num_key_value_heads": options.num_kv_heads or options.num_heads,
-                "head_dim": shell.width // options.num_heads,
-                "intermediate_size": options.mlp_size or 8 * -(-shell.width // 3),
-                "sliding_window": None,
-            }
-            if shell.width % options.num_heads:
-                raise UsageError(f"{self.name}: width {shell.width} is not a multiple of num_heads {options.num_heads}")
-            return auto.for_model(options.config, **sizes | options.settings)
-        if not Path(options.config, "config.json").is_file():
+        given, read = self.options.config, _PACKAGE.get(self.name, "transformers", "AutoConfig")
+        is_folder = Path(given, "config.json").is_file()
+        if not is_folder and given not in _TYPES:
             raise UsageError(
-                f"{self.name}: config = '{options.config}' is no folder with a config.json, and none of "
-                f"{', '.join(_TYPES)}"
+                f"{self.name}: config = '{given}' is no folder with a config.json, and none of {', '.join(_TYPES)}"
             )
-        config = auto.from_pretrained(
-            options.config, local_files_only=True, layer_types=None, **sizes | options.settings
-        )
+        sizes = {
+            "num_hidden_layers": 1,
+            "vocab_size": 1,
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "pad_token_id": None,
+        }
+        try:
+            if is_folder:
+                config = read.from_pretrained(
+                    given, local_files_only=True, layer_types=None, **sizes | self.options.settings
+                )
+            else:
+                config = read.for_model(given, **sizes | self._sizes(shell.width) | self.options.settings)
+        except Exception as error:  # of what kind is theirs to choose, and it varies with the version
+            raise UsageError(f"{self.name}: the configuration of {given} cannot be read: {error}") from error
+        for name in self.options.settings:
+            if name not in (known := type(config)().to_dict()):
+                raise unknown("setting", name, known, where=f"in a configuration of type {config.model_type}")
+        self._expect_fit(config, shell)
+        return config
+
+    def _sizes(self, width: int) -> dict[str, int | None]:
+        """What a configuration without a folder has in place of sizes for billions of weights."""
+        num_heads = self.options.num_heads
+        if width % num_heads:
+            raise UsageError(f"{self.name}: width {width} is not a multiple of num_heads {num_heads}")
+        return {
+            "hidden_size": width,
+            "num_attention_heads": num_heads,
+            "num_key_value_heads": self.options.num_kv_heads or num_heads,
+            "head_dim": width // num_heads,
+            "intermediate_size": self.options.mlp_size or 8 * -(-width // 3),
+            "sliding_window": None,
+        }
+
+    def _expect_fit(self, config: Any, shell: ShellSettings) -> None:
+        given = self.options.config
         if config.model_type not in _TYPES:
             raise UsageError(
-                f"{self.name}: {options.config} is of type {config.model_type}, whose layers are not those of the "
-                f"shell. Types that are: {', '.join(_TYPES)}"
+                f"{self.name}: {given} is of type {config.model_type}, whose layers are not those of the shell. Types "
+                f"that are: {', '.join(_TYPES)}"
             )
         if config.hidden_size != shell.width:
             raise UsageError(
-                f"{self.name}: {options.config} has width {config.hidden_size} and the shell {shell.width}. Set "
+                f"{self.name}: {given} has width {config.hidden_size} and the shell {shell.width}. Set "
                 f"shell.width={config.hidden_size}"
             )
         if getattr(config, "sliding_window", None):
             raise UsageError(
-                f"{self.name}: {options.config} has a sliding window of {config.sliding_window} tokens, which is not "
-                "kept here. Set sliding_window to null in its config.json, or use the mixer attention with a window"
+                f"{self.name}: {given} has a sliding window of {config.sliding_window} tokens, which is not kept here. "
+                "Set sliding_window to null in its config.json, or use the mixer attention with a window"
             )
-        return config
 
 
 class DecoderAttention(nn.Module):
