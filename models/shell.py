@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from kernels.arguments import expect_boolean, expect_one_device, expect_shape
 from kernels.cross_entropy import linear_cross_entropy
 from kernels.documents import run_documents
 from kernels.embedding import embedding
@@ -82,7 +83,18 @@ class Shell(nn.Module):
         return linear_cross_entropy(normed_BLD.flatten(0, 1), self.head.weight, targets.flatten(), ignored=IGNORED)
 
     def initial_state(self, batch_size: int, max_length: int) -> State:
-        """The state before the first token, with room for `max_length` of them."""
+        """The state before the first token, with room for `max_length` of them.
+
+        Raises:
+            TypeError: a branch cannot be stepped through.
+            UsageError: `max_length` is more than a branch reaches.
+        """
+        for branch in self.branches:
+            if not (callable(getattr(branch, "initial_state", None)) and callable(getattr(branch, "step", None))):
+                raise TypeError(
+                    f"{type(branch).__name__} lacks initial_state or step, so that the model cannot generate token by "
+                    "token. suite.Branch says what they must be"
+                )
         branches = [branch.initial_state(batch_size, max_length) for branch in self._branches()]
         return State(branches, max_length, num_tokens=0)
 
@@ -101,6 +113,7 @@ class Shell(nn.Module):
         """
         num_tokens, states = tokens.shape[1], []
         _expect_room(num_tokens, max_length)
+        _expect_starts(tokens, sequence_starts)
 
         def prefill(branch: Any, x_BLD: Tensor) -> Tensor:
             run = branch.prefill if hasattr(branch, "prefill") else functools.partial(step_through, branch)
@@ -152,6 +165,7 @@ class Shell(nn.Module):
 
     def _last_norm(self, tokens: Tensor, sequence_starts: Tensor | None) -> Tensor:
         """What the head reads: the norm of the residual stream after the last branch."""
+        _expect_starts(tokens, sequence_starts)
 
         def whole(branch: Any, x_BLD: Tensor) -> Tensor:
             if sequence_starts is not None and _takes_documents(branch):
@@ -198,6 +212,13 @@ class ResidualNorm(nn.Module):
 def _takes_documents(branch: nn.Module) -> bool:
     """Whether it keeps documents apart by itself."""
     return "sequence_starts" in inspect.signature(branch.forward).parameters
+
+
+def _expect_starts(tokens: Tensor, sequence_starts: Tensor | None) -> None:
+    if sequence_starts is not None:
+        expect_shape("sequence_starts", sequence_starts, "batch length", tuple(tokens.shape))
+        expect_boolean("sequence_starts", sequence_starts)
+        expect_one_device(tokens=tokens, sequence_starts=sequence_starts)
 
 
 def _expect_room(num_tokens: int, max_length: int) -> None:

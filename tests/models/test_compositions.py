@@ -185,6 +185,20 @@ def test_a_sequence_beyond_the_positions_is_refused(settings: dict[str, Any], le
             shell.initial_state(1, length)
 
 
+def test_positions_are_counted_from_where_a_document_starts() -> None:
+    shell, tokens = (
+        build("transformer", {"position": "learned", "max_positions": 8}),
+        torch.zeros(1, 15, dtype=torch.int64),
+    )
+    starts = torch.zeros(1, 15, dtype=torch.bool)
+    starts[0, 8] = True
+    with torch.no_grad():
+        assert torch.allclose(shell(tokens, starts)[:, 8:], shell(tokens[:, 8:]), atol=1e-5)
+        starts[0, 8], starts[0, 9] = False, True
+        with pytest.raises(UsageError, match=r"9 tokens are more than .* max_positions = 8"):
+            shell(tokens, starts)
+
+
 @pytest.mark.parametrize("name", ["transformer", "hyena", "mamba"])
 def test_a_full_state_refuses_another_token(name: str) -> None:
     shell = build(name)

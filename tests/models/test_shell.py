@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from models.presets import GRU, LSTM, S4, Mamba, Transformer
 from models.shell import Shell, parameter_groups
 from models.state import state_bytes
-from suite.plugin import Model
+from suite.plugin import IGNORED, Model
 from suite.spec import ShellSettings
 
 VOCAB_SIZE = 16
@@ -131,6 +132,66 @@ def test_branches_of_a_layer_follow_each_other() -> None:
     tokens = torch.randint(VOCAB_SIZE, (2, 3))
     shell(tokens)
     assert torch.allclose(streams[0], shell.embedding(tokens) + 6.0)
+
+
+def packed(*lengths: int) -> Tensor:
+    """One row with a document of each length."""
+    starts = torch.zeros(1, sum(lengths), dtype=torch.bool)
+    starts[0, [sum(lengths[:index]) for index in range(len(lengths))]] = True
+    return starts
+
+
+@pytest.mark.parametrize("model", ALL_MODELS)
+def test_the_gradient_of_a_document_is_that_which_it_has_alone(model: type[Model]) -> None:
+    shell, tokens = build(model), torch.randint(VOCAB_SIZE, (1, 12))
+    targets = torch.where(torch.arange(12) < 7, IGNORED, tokens)
+    gradients = []
+    for loss in (shell.loss(tokens, targets, packed(7, 5)), shell.loss(tokens[:, 7:], targets[:, 7:])):
+        gradients.append(torch.autograd.grad(loss, list(shell.parameters()), allow_unused=True))
+    for (name, _), found, expected in zip(shell.named_parameters(), *gradients, strict=True):
+        assert found is not None, name
+        assert torch.allclose(found, expected, rtol=1e-3, atol=1e-6), name
+
+
+def test_a_branch_that_knows_no_documents_is_given_each_alone() -> None:
+    class Sum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.cumsum(1)
+
+    class Sums(Model):
+        name = "sums"
+
+        def branches(self, shell: ShellSettings) -> Sequence[nn.Module]:
+            return [Sum()]
+
+    shell, tokens = build(Sums), torch.randint(VOCAB_SIZE, (1, 9))
+    found = shell(tokens, packed(4, 5))
+    assert torch.allclose(found[:, 4:], shell(tokens[:, 4:]), atol=1e-5)
+    with pytest.raises(TypeError, match=r"Sum lacks initial_state or step, .* suite\.Branch says"):
+        shell.initial_state(1, 9)
+
+
+def test_marks_of_another_shape_or_kind_are_refused() -> None:
+    shell, tokens = build(GRU), torch.zeros(2, 5, dtype=torch.int64)
+    forward, prefill = inspect.unwrap(Shell.forward), inspect.unwrap(Shell.prefill)
+    with pytest.raises(
+        ValueError, match=r"sequence_starts has shape \(1, 5\); it must be \(batch, length\) = \(2, 5\)"
+    ):
+        forward(shell, tokens, packed(2, 3))
+    with pytest.raises(ValueError, match=r"sequence_starts is torch\.int64; it must be torch\.bool"):
+        prefill(shell, tokens, 9, torch.zeros_like(tokens))
+
+
+def test_rows_of_a_state_are_emptied_where_documents_end() -> None:
+    shell, tokens = build(Transformer), torch.randint(VOCAB_SIZE, (2, 5))
+    with torch.inference_mode():
+        _, state = shell.prefill(tokens, 6)
+        state = shell.forget(state, torch.tensor([True, False]))
+        ((_, (keys, values, num_tokens)), *_) = state.branches
+        assert num_tokens.tolist() == [0, 5]
+        assert not keys[0].any()
+        assert values[1].any()
+        assert state.num_tokens == 5
 
 
 def test_a_state_weighs_what_its_tensors_weigh() -> None:
