@@ -26,9 +26,10 @@ from torch.nn.functional import embedding
 
 from kernels.attention import attention_step, causal_attention
 from kernels.documents import longest_document, positions_in_documents
+from kernels.rotary import rotate
 from models.flops import map_flops
 from models.mixer import Mixer, Sizes
-from models.mixers.positions import MAX_XPOS_LENGTH, alibi_slopes, growth_at, rotate, turn_table, turns_at
+from models.mixers.positions import MAX_XPOS_LENGTH, alibi_slopes, growth_at, turn_table, turns_at
 from suite.errors import UsageError
 from suite.spec import PositiveInt, Settings
 

@@ -28,15 +28,6 @@ MAX_XPOS_LENGTH = 32_768
 """Tokens after which zeta^(-p / 512) would leave the range of float32 and bfloat16."""
 
 
-def rotate(
-    x: Float[Tensor, "batch length heads size"], turns: Complex[Tensor, "*batch length frequencies"]
-) -> Float[Tensor, "batch length heads size"]:
-    """Each pair of channels (2i, 2i + 1), taken as a complex number, times the turn of its position."""
-    precision = torch.promote_types(x.dtype, torch.float32)
-    pairs = torch.view_as_complex(x.to(precision).reshape(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * turns.to(precision.to_complex()).unsqueeze(-2)).flatten(-2).to(x.dtype)
-
-
 def turns_at(positions: Int[Tensor, "*batch length"], size: int) -> Complex[Tensor, "*batch length frequencies"]:
     """exp(i p theta), complex128."""
     # Float32 angles would be off by a tenth of a radian a million tokens in.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-FILES = ("test_rms_norm.py", "test_cross_entropy.py")
+FILES = ("test_rms_norm.py", "test_cross_entropy.py", "test_rotary.py")
 
 
 def test_the_kernels_agree_with_their_references_in_the_interpreter() -> None:

@@ -1,4 +1,4 @@
-"""Compiles the Triton selective scan for GPUs that need not be there; fails if a kernel spills or does not fit.
+"""Compiles the Triton selective scan and the rotary kernel for GPUs that need not be there; fails if one spills.
 
 `test_selective_scan_triton.py` runs this module in a process of its own, because another test's interpreter would
 stand in the compiler's way.
@@ -16,6 +16,7 @@ from triton import JITFunction, knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from kernels.rotary import triton_kernels as rotary_kernels
 from kernels.selective_scan import triton_kernels, triton_scan
 
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -74,7 +75,19 @@ def resources(
             return "*i1"
         return "*fp32" if re.search(r"_([A-Z]+|parts)$", name) else "i32"
 
-    signature = {name: type_of(name) for name in kernel.arg_names}
+    return compiled_resources(
+        kernel, {name: type_of(name) for name in kernel.arg_names}, constants, options, capability
+    )
+
+
+def compiled_resources(
+    kernel: JITFunction[Any],
+    signature: dict[str, str],
+    constants: dict[str, Any],
+    options: dict[str, Any],
+    capability: int,
+) -> tuple[int, int]:
+    """The same of a kernel with these types of arguments."""
     places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     compiled = triton.compile(ASTSource(kernel, signature, places, {}), GPUTarget("cuda", capability, 32), options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -86,7 +99,21 @@ def resources(
     return int(stack), compiled.metadata.shared
 
 
+def rotary_resources(numbers: str, capability: int) -> tuple[int, int]:
+    """Those of the turn of 32 heads of 128."""
+    constants = {"HEADS": 32, "FREQUENCIES": 64, "CONJUGATE": True, "ROWS": 1, "COLUMNS": 1024}
+    kernel = rotary_kernels.rotate
+    types = dict.fromkeys(kernel.arg_names, "i32") | {"x": f"*{numbers}", "y": f"*{numbers}", "turns": "*fp32"}
+    return compiled_resources(
+        kernel, types | dict.fromkeys(constants, "constexpr"), constants, {"num_warps": 4}, capability
+    )
+
+
 def main() -> None:
+    for capability in SHARED_BYTES:
+        for numbers in ("bf16", "fp32"):
+            stack, _ = rotary_resources(numbers, capability)
+            assert stack == 0, f"the turn of {numbers} for sm_{capability} spills: {stack} bytes of stack"
     cases = [(16, "bf16", capability) for capability in SHARED_BYTES] + [(16, "fp32", 90)]
     for state, activations, capability in cases:
         for kernel, layout, constants in variants(state):

@@ -11,9 +11,10 @@ from torch.nn.functional import softplus
 from torch.profiler import profile
 
 from kernels.dispatch import ImplementationUnavailable, receipt
+from kernels.rotary import rotate
 from models.composition import model_class
 from models.mixers.hyena import HyenaConv
-from models.mixers.positions import rotate, turns_at
+from models.mixers.positions import turns_at
 from models.mixers.s4_dplr import hippo_legs
 from models.mixers.s4d import initial_eigenvalues
 from models.mixers.s6 import S6
@@ -241,7 +242,7 @@ def test_the_receipt_of_an_rnn_names_what_the_profiler_saw(
     [
         (Mamba, {"causal_conv1d", "selective_scan"}),
         (S4, {"s4d_conv", "s4d_kernel", "long_conv"}),
-        (Transformer, {"attention"}),
+        (Transformer, {"attention", "rotary"}),
         (LSTM, {"lstm"}),
         (GRU, {"gru"}),
     ],
