@@ -142,13 +142,18 @@ class Branch(Protocol):
     If its last linear map is called `output_projection`, the shell scales its first weights to the depth of the model.
     A module in it that computes more than its linear maps may say so with `flops_per_token(length)`; models can then be
     matched by it.
+
+    Two things it may have besides. If its `forward` takes `sequence_starts`, (batch, length), True where a document
+    begins that sees nothing before, it keeps documents apart itself; otherwise the shell hands it each by itself. And
+    `prefill(x, *, max_length, sequence_starts)` may give what the call does and the state after it, with room for
+    `max_length` tokens; otherwise the shell steps through a prompt.
     """
 
     def __call__(self, x: Tensor) -> Tensor:
         """(batch, length, width) to the same shape."""
 
     def initial_state(self, batch_size: int, max_length: int) -> Any:
-        """The state before the first token: tensors in tuples, lists or dicts, or None for a branch without memory."""
+        """The state before the first token: zeros, the batch first, in tuples, lists or dicts; None without memory."""
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One token, (batch, width), and the state; gives the output and the next state (the old one may be reused)."""
