@@ -39,7 +39,7 @@ class Operation:
 
     def availability(self, device: torch.device) -> dict[str, str | None]:
         """Implementation name -> why it cannot run on `device`, or None if it can."""
-        return {name: self._module(name).unavailable(device) for name in self.implementations}
+        return {name: self.module(name).unavailable(device) for name in self.implementations}
 
     def choose(self, implementation: str, device: torch.device) -> ModuleType:
         """The module that runs, noted in the current receipt.
@@ -55,14 +55,14 @@ class Operation:
     def _choose_name(self, implementation: str, device: torch.device) -> str:
         if implementation == "auto":
             for name in self.implementations:
-                if self._module(name).unavailable(device) is None:
+                if self.module(name).unavailable(device) is None:
                     return name
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.availability(device).items())
             raise ImplementationUnavailable(f"{self.name} has no implementation that runs on {device}. {reasons}")
         if implementation not in self.implementations:
             known = ", ".join(["auto", *self.implementations])
             raise ValueError(f"{self.name} has no implementation {implementation!r}. Known: {known}")
-        reason = self._module(implementation).unavailable(device)
+        reason = self.module(implementation).unavailable(device)
         if reason is not None:
             raise ImplementationUnavailable(
                 f"{self.name} cannot run its {implementation!r} implementation on {device}: {reason}. "
@@ -70,7 +70,8 @@ class Operation:
             )
         return implementation
 
-    def _module(self, name: str) -> ModuleType:
+    def module(self, name: str) -> ModuleType:
+        """That of an implementation, imported once."""
         path = self.implementations[name]
         if path not in _loaded:
             _loaded[path] = importlib.import_module(path)

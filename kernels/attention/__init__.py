@@ -9,7 +9,6 @@ head is that of ALiBi (Press et al. 2021, arXiv:2108.12409), 0 if none are given
 
 from __future__ import annotations
 
-import importlib
 import math
 
 import torch
@@ -143,7 +142,7 @@ def _attend(
     names = list(OPERATION.implementations) if implementation == "auto" else [implementation]
     reasons = []
     for name in names:
-        module = importlib.import_module(OPERATION.implementations[name])
+        module = OPERATION.module(name)
         reason = module.unavailable(q.device) or module.unsuited(q, k, v, is_causal, window, slopes)
         if reason is None:
             note(OPERATION.name, name)

@@ -13,8 +13,9 @@ def unavailable(device: torch.device) -> str | None:
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
     """y (batch, length, heads, size) in x's dtype."""
-    precision = torch.promote_types(x.dtype, torch.float32)
+    is_double = x.dtype == torch.float64
+    precision, complex_ = (torch.float64, torch.complex128) if is_double else (torch.float32, torch.complex64)
     x = x if x.stride(-1) == 1 else x.contiguous()
     pairs = torch.view_as_complex(x.to(precision).reshape(*x.shape[:-1], -1, 2))
-    turned = pairs * turns.to(precision.to_complex()).unsqueeze(-2)
+    turned = pairs * turns.to(complex_).unsqueeze(-2)
     return torch.view_as_real(turned).flatten(-2).to(x.dtype)

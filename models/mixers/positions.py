@@ -54,7 +54,7 @@ def turn_table(
     length: int, size: int, dtype: torch.dtype, device: torch.device
 ) -> Complex[Tensor, "length frequencies"]:
     """The turns of positions 0 … length - 1, complex of the precision of `dtype`, from a table that is kept."""
-    precision = torch.promote_types(dtype, torch.float32).to_complex()
+    precision = torch.complex128 if dtype == torch.float64 else torch.complex64
     # One table serves all lengths up to the next power of two.
     num_positions = 2 ** (length - 1).bit_length()
     return _turn_table(num_positions, size, precision, device)[:length]

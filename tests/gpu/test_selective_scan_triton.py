@@ -179,7 +179,7 @@ def test_offsets_beyond_32_bits() -> None:
 
 def test_auto_prefers_the_cuda_kernels_and_takes_triton_where_they_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = make(1, 4, 3, 2, torch.float32, OPTIONAL)
-    cuda = OPERATION._module("cuda")
+    cuda = OPERATION.module("cuda")
     monkeypatch.setattr(cuda, "unavailable", lambda device: "the test says so")
     with receipt() as ran:
         selective_scan(**inputs)
