@@ -48,17 +48,17 @@ def run_documents_with_states(
         return run(x, initial_state, return_final_state)
     layout = _layout(sequence_starts, initial_state is not None, return_final_state)
     flat_x = x.flatten(0, 1)
-    pieces, states = [], []
+    outputs, states = [], []
     for group in layout.groups:
+        documents = torch.unflatten(flat_x.index_select(0, group.place.flatten()), 0, group.place.shape)
         is_inside = group.is_inside.view(*group.place.shape, *[1] * (x.ndim - 2))
         begin = initial_state[group.rows] if initial_state is not None and group.begins_with_state else None
-        y, state = run(flat_x[group.place] * is_inside, begin, group.ends_with_state)
-        pieces.append(y[group.is_inside])
+        y, state = run(documents * is_inside, begin, group.ends_with_state)
+        outputs.append(y.flatten(0, 1))
         if group.ends_with_state:
             assert state is not None
             states.append(state)
-    flat_y = torch.cat(pieces)[layout.order]
-    y = flat_y.view(*x.shape[:2], *flat_y.shape[1:])
+    y = torch.unflatten(torch.cat(outputs).index_select(0, layout.order), 0, x.shape[:2])
     return y, torch.cat(states)[layout.row_order] if return_final_state else None
 
 
@@ -81,7 +81,7 @@ def longest_document(sequence_starts: Bool[Tensor, "batch length"]) -> int:
 class _Group(NamedTuple):
     """Documents that run side by side."""
 
-    rows: list[int]
+    rows: Tensor
     place: Tensor
     """(M, T): where each token lies in the batch, its rows one after the other."""
     is_inside: Tensor
@@ -95,9 +95,9 @@ class _Layout(NamedTuple):
 
     groups: list[_Group]
     order: Tensor
-    """Brings the tokens of all groups back to their places."""
+    """Where the outputs of all groups, one after the other, hold each token of the batch."""
     row_order: Tensor
-    """Brings the states of all groups that end with one into the order of the rows."""
+    """The same for the states of all groups that end with one, and the rows."""
 
 
 class _Document(NamedTuple):
@@ -131,7 +131,9 @@ def _read_layout(sequence_starts: Tensor, has_initial_state: bool, return_final_
         documents_of[document.length.bit_length(), exact, document.begins_with_state].append(document)
 
     length, device = sequence_starts.shape[1], sequence_starts.device
-    groups, places, rows = [], [], []
+    groups: list[_Group] = []
+    places, sources, rows = [], [], []
+    num_outputs = 0
     for documents in documents_of.values():
         longest = max(document.length for document in documents)
         firsts_M1 = torch.tensor([[document.row * length + document.first] for document in documents])
@@ -139,12 +141,17 @@ def _read_layout(sequence_starts: Tensor, has_initial_state: bool, return_final_
         is_inside = torch.arange(longest) < lengths_M1
         place = (firsts_M1 + torch.arange(longest)).clamp(max=sequence_starts.numel() - 1)
         places.append(place[is_inside])
-        of_rows = [document.row for document in documents]
+        sources.append(num_outputs + is_inside.flatten().nonzero().flatten())
+        num_outputs += is_inside.numel()
+        of_rows = torch.tensor([document.row for document in documents])
         _, _, _, begins_with_state, ends_with_state = documents[0]
-        groups.append(_Group(of_rows, place.to(device), is_inside.to(device), begins_with_state, ends_with_state))
+        groups.append(
+            _Group(of_rows.to(device), place.to(device), is_inside.to(device), begins_with_state, ends_with_state)
+        )
         if ends_with_state:
-            rows += of_rows
-    order, row_order = torch.cat(places).argsort(), torch.tensor(rows, dtype=torch.int64).argsort()
+            rows.append(of_rows)
+    order = torch.cat(sources)[torch.cat(places).argsort()]
+    row_order = torch.cat(rows).argsort() if rows else order[:0]
     return _Layout(groups, order.to(device), row_order.to(device))
 
 

@@ -26,7 +26,6 @@ from suite.spec import NonNegativeFloat, NonNegativeInt, PositiveInt, Settings
 
 _HIDDEN_MULTIPLE = 8
 
-
 Part = Callable[..., tuple[Tensor, Any]]
 """One of the two things in a block that remember, at work: inputs become its output and the state that it leaves."""
 
@@ -43,8 +42,10 @@ class BlockOptions(Settings):
 
 
 class Block(nn.Module, ABC):
-    """One layer's branch around a mixer. A subclass has a `name`, a docstring and `Options`, and says in `around` once
-    what it computes, for whole sequences and for single tokens. Its state is those of its convolution and its mixer.
+    """One layer's branch around a mixer. A subclass has a `name`, a docstring and `Options`.
+
+    What it computes it says once, in `around`, for whole sequences, prompts and single tokens. Its state is that of its
+    convolution and that of its mixer.
     """
 
     name: ClassVar[str]

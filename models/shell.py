@@ -89,12 +89,7 @@ class Shell(nn.Module):
             TypeError: a branch cannot be stepped through.
             UsageError: `max_length` is more than a branch reaches.
         """
-        for branch in self.branches:
-            if not (callable(getattr(branch, "initial_state", None)) and callable(getattr(branch, "step", None))):
-                raise TypeError(
-                    f"{type(branch).__name__} lacks initial_state or step, so that the model cannot generate token by "
-                    "token. suite.Branch says what they must be"
-                )
+        self._expect_steps()
         branches = [branch.initial_state(batch_size, max_length) for branch in self._branches()]
         return State(branches, max_length, num_tokens=0)
 
@@ -109,8 +104,11 @@ class Shell(nn.Module):
         The state is that of each row's last document. A branch that has no `prefill` is stepped through.
 
         Raises:
+            TypeError: a branch cannot be stepped through.
+            UsageError: `max_length` is more than a branch reaches.
             ValueError: there is no room for the tokens.
         """
+        self._expect_steps()
         num_tokens, states = tokens.shape[1], []
         _expect_room(num_tokens, max_length)
         _expect_starts(tokens, sequence_starts)
@@ -182,6 +180,14 @@ class Shell(nn.Module):
             y = run(branch, normed)
         _, normed = self.final_norm(x, y)
         return cast(Tensor, normed)
+
+    def _expect_steps(self) -> None:
+        for branch in self.branches:
+            if not (callable(getattr(branch, "initial_state", None)) and callable(getattr(branch, "step", None))):
+                raise TypeError(
+                    f"{type(branch).__name__} lacks initial_state or step, so that the model cannot generate token by "
+                    "token. suite.Branch says what they must be"
+                )
 
     def _branches(self) -> list[Any]:
         return list(self.branches)
