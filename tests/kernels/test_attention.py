@@ -234,3 +234,16 @@ def test_a_length_that_the_caches_do_not_hold_is_refused(length: int) -> None:
     q, k, v = random_inputs(6).values()
     with pytest.raises(ValueError, match=f"length is {length}; it must be from 1 to the capacity of the caches, 6"):
         attention_step(q[:, 0], k, v, length)
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 3}, {"alibi_slopes": torch.tensor([0.5, 0.25, 0.1, 0.05])}])
+def test_each_row_of_a_step_may_have_seen_a_number_of_its_own(options: dict[str, Any]) -> None:
+    q, k_cache, v_cache = torch.randn(3, 4, 8), torch.randn(3, 10, 2, 8), torch.randn(3, 10, 2, 8)
+    lengths = torch.tensor([1, 4, 10])
+    found = attention_step(q, k_cache, v_cache, lengths, **options)
+    for row, length in enumerate(lengths.tolist()):
+        one = slice(row, row + 1)
+        expected = attention_step(q[one], k_cache[one], v_cache[one], torch.tensor(length), **options)
+        assert_close(f"row {row}", found[one], expected, torch.float32)
+    with pytest.raises(ValueError, match=r"length has shape \(2,\); it must be \(batch\) = \(3,\)"):
+        inspect.unwrap(attention_step)(q, k_cache, v_cache, lengths[:2])
