@@ -19,7 +19,8 @@ from suite.trainee import Trainee
 MAX_STEPPED_CONTEXT = 1024
 """Tokens that the state of a model is fed, at most, that cannot take a prompt at once."""
 
-_MAX_GENERATION_SAMPLES = 30
+MAX_GENERATION_SAMPLES = 30
+"""Steps that are timed, at most."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class _Activities:
             the bytes of one sequence's state at the end.
         """
         context = self.length if self.shell.prefills_in_parallel else min(self.length, MAX_STEPPED_CONTEXT)
-        num_samples = min(context, _MAX_GENERATION_SAMPLES)
+        num_samples = min(context, MAX_GENERATION_SAMPLES)
         prompt, timed = torch.split(self.inputs[:, :context], [context - num_samples, num_samples], dim=1)
         tokens = iter(timed.unbind(1))
         samples: list[float] = []

@@ -16,7 +16,7 @@ from functools import partial
 
 import torch
 
-from suite.cost import MAX_GENERATION_CONTEXT
+from suite.cost import MAX_GENERATION_SAMPLES, MAX_STEPPED_CONTEXT
 from suite.errors import SuiteError
 from suite.evaluation import evaluate
 from suite.measure.memory import is_out_of_memory
@@ -253,7 +253,11 @@ def _cost_seconds(cells: Sequence[Cell], registry: Registry) -> Seconds:
     for cell in cells:
         length = cell.length or 0
         seconds += (training + inference) * (_COST_ROUNDS * length / shortest.length)
-        seconds += step * min(length, MAX_GENERATION_CONTEXT)
+        if trainee.shell.prefills_in_parallel:
+            # A prompt is taken at once, in the time of an inference.
+            seconds += inference * (length / shortest.length) + step * min(length, MAX_GENERATION_SAMPLES)
+        else:
+            seconds += step * min(length, MAX_STEPPED_CONTEXT)
     return seconds
 
 

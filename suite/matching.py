@@ -16,7 +16,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.flops import flops_per_token
-from models.shell import Shell, state_bytes
+from models.shell import Shell
+from models.state import state_bytes
 from suite.errors import UsageError
 from suite.plugin import Model, Task
 from suite.spec import MATCHED_UNITS, Device, MatchedSize, Matching, MatchingPolicy, Precision, ShellSettings
