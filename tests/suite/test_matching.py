@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.flops import flops_per_token
-from models.shell import Shell, state_bytes
+from models.shell import Shell
+from models.state import state_bytes
 from suite.errors import UsageError
 from suite.matching import Candidate, match
 from suite.registry import Registry
