@@ -144,6 +144,12 @@ class FlaBranch(nn.Module):
         y_B1D = self._run(x_BD.unsqueeze(1), cache)
         return y_B1D[:, 0], cache.filled()
 
+    def flops_per_token(self, length: int) -> float:
+        """Raises UsageError: what their kernels do, they do not say."""
+        raise UsageError(
+            f"{self._operation} does not say how many operations it does. Match by parameters or by state instead"
+        )
+
     def _run(self, x_BLD: Tensor, cache: _Cache | None) -> Tensor:
         expect_gpu(self._operation, x_BLD)
         note(self._operation, "fla")

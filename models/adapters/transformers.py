@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from kernels.dispatch import note
 from models.adapters.packages import Package
+from models.flops import map_flops
 from models.state import step_through
 from suite.errors import UsageError, unknown
 from suite.plugin import Model
@@ -142,9 +143,9 @@ class DecoderAttention(nn.Module):
         self._cache_name = "cache" if "cache" in parameters else "past_key_values"
 
     @property
-    def output_projection(self) -> nn.Module:
+    def output_projection(self) -> nn.Linear:
         """Their last linear map, under the name by which the shell scales it."""
-        last: nn.Module = self.attention.o_proj
+        last: nn.Linear = self.attention.o_proj
         return last
 
     def forward(self, x_BLD: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
@@ -184,6 +185,10 @@ class DecoderAttention(nn.Module):
         cache = _Cache(keys_BKCS, values_BKCS, slots=position_B1, is_read=True)
         y_B1D = self._attend(x_BD.unsqueeze(1), position_B1, cache, is_seen_BC[:, None, None])
         return y_B1D[:, 0], (keys_BKCS, values_BKCS, num_tokens_B + 1)
+
+    def flops_per_token(self, length: int) -> float:
+        """The maps, and a product with the key and with the value of each token seen."""
+        return map_flops(self.attention) + 4 * self.output_projection.in_features * (length + 1) / 2
 
     def _attend(self, x_BLD: Tensor, positions_BL: Tensor, cache: _Cache | None, mask: Tensor | None) -> Tensor:
         note(self._operation, "transformers")

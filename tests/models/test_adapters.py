@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from models.adapters import fla, mamba_ssm
 from models.blocks.mamba import MambaBlock
+from models.flops import flops_per_token
 from models.presets import Mamba
 from models.shell import Shell
 from suite.contracts.model import MODEL_CHECKS, ModelCheck
@@ -171,6 +172,22 @@ def test_the_shell_around_their_layers_is_their_model(kind: str) -> None:
     tokens = torch.randint(16, (2, 37))
     with torch.no_grad(), theirs_are_not_our_warnings():
         assert torch.allclose(shell(tokens), theirs(tokens, use_cache=False).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_decoder_does_the_operations_of_the_transformer_of_its_sizes() -> None:
+    shell = ShellSettings(width=32)
+    with theirs_are_not_our_warnings():
+        theirs = nn.ModuleList(decoder({"num_kv_heads": 2}).branches(shell))
+    transformer = REGISTRY.model("transformer")
+    ours = nn.ModuleList(transformer(transformer.Options.parse({"num_kv_heads": 2}, where="ours")).branches(shell))
+    assert flops_per_token(theirs, 40) == flops_per_token(ours, 40)
+
+
+@pytest.mark.usefixtures("fla_installed")
+def test_a_layer_of_fla_cannot_be_matched_by_operations() -> None:
+    (branch,) = REGISTRY.model("fla-gla")().branches(ShellSettings(width=32))
+    with pytest.raises(UsageError, match="fla-gla does not say how many operations it does"):
+        flops_per_token(branch, 40)
 
 
 def test_a_folder_has_the_sizes_of_its_decoder(tmp_path: Path) -> None:
