@@ -49,7 +49,7 @@ def gather(records: Iterable[Record], spec: RunSpec | None = None) -> Results:
         models=tuple(models.values()),
         tasks=tuple(tasks.values()),
         cost_settings=tuple(settings.values()),
-        accuracy=tuple(_accuracy_entries(outcomes, model_of, training_keys, tasks)),
+        accuracy=tuple(_accuracy_entries(outcomes, model_of, training_keys, tasks, spec)),
         costs=tuple(_cost_entries(outcomes, model_of, settings)),
         spec=spec,
         model_of=model_of,
@@ -253,7 +253,13 @@ def _accuracy_entries(
     model_of: Mapping[str, ModelVariant],
     training_keys: Mapping[str, str],
     tasks: Mapping[str, TaskVariant],
+    spec: RunSpec | None,
 ) -> list[AccuracyEntry]:
+    places = {cell.id: place for place, cell in enumerate(spec.cells if spec is not None else ())}
+
+    def trial(rate: float, outcomes: Sequence[Outcome], metric: Metric | None) -> Trial:
+        return Trial(rate, tuple(outcomes), metric, min(places.get(each.cell.id, len(places)) for each in outcomes))
+
     grouped: dict[tuple[ModelVariant, TaskVariant], dict[float, list[Outcome]]] = {}
     for outcome in outcomes:
         cell = outcome.cell
@@ -265,7 +271,7 @@ def _accuracy_entries(
             model=model,
             task=task,
             configuration_id=next(iter(by_rate.values()))[0].cell.configuration_id,
-            trials=tuple(Trial(rate, tuple(by_rate[rate]), task.metric) for rate in sorted(by_rate)),
+            trials=tuple(trial(rate, by_rate[rate], task.metric) for rate in sorted(by_rate)),
         )
         for (model, task), by_rate in grouped.items()
     ]

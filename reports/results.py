@@ -191,6 +191,8 @@ class Trial:
     learning_rate: float
     outcomes: tuple[Outcome, ...]
     metric: Metric | None
+    place: int = 0
+    """Of its first cell among those of the run: in a tie, what was asked for first counts."""
 
     @cached_property
     def measured(self) -> list[tuple[int, Accuracy]]:
@@ -239,7 +241,8 @@ class AccuracyEntry:
     @cached_property
     def selected(self) -> Trial | None:
         """The learning rate that validation selects (`suite.selection`); None if nothing was measured."""
-        rate = select({trial.learning_rate: trial.standings for trial in self.trials})
+        in_order = sorted(self.trials, key=lambda trial: trial.place)
+        rate = select({trial.learning_rate: trial.standings for trial in in_order})
         return next((trial for trial in self.trials if trial.learning_rate == rate), None)
 
     @property

@@ -29,9 +29,9 @@ def select(standings_by_rate: Mapping[float, Sequence[Standing]]) -> float | Non
     """The learning rate with the best mean over seeds of the best validation; None if nothing was measured.
 
     The standings are of the seeds that were measured. Learning rates at which more seeds were measured come first, so
-    that one whose other seeds diverged cannot win by its survivors. Ties go to the smaller rate.
+    that one whose other seeds diverged cannot win by its survivors. Ties go to the rate that stands first.
     """
-    measured = {rate: standings_by_rate[rate] for rate in sorted(standings_by_rate) if standings_by_rate[rate]}
+    measured = {rate: standings for rate, standings in standings_by_rate.items() if standings}
 
     def mean(rate: float) -> tuple[int, float, float]:
         scores, losses = zip(*measured[rate], strict=True)

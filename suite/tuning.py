@@ -53,7 +53,8 @@ def _next_rate(trials: Sequence[Cell], grid: Grid, tried: Mapping[str, Accuracy 
         return None
     measured = {rate: _measured(rate, trials, tried) for rate in rates}
     standings = {rate: [best_standing(accuracy) for accuracy in measured[rate]] for rate in rates}
-    best = select(standings)
+    in_order = dict.fromkeys(cell.learning_rate for cell in trials if cell.learning_rate is not None)
+    best = select({rate: standings[rate] for rate in in_order})
     if best is None or best not in (rates[0], rates[-1]):
         return None
     scores = {rate: [score for score, _ in standings[rate]] for rate in rates}

@@ -24,9 +24,9 @@ def test_the_score_comes_before_the_loss_and_the_loss_tells_equals_apart() -> No
     assert max((solved, surer, worse), key=lambda each: standing("bits_per_byte", each)) is worse
 
 
-def test_of_rates_with_equal_scores_the_surer_wins_and_of_equals_the_smaller() -> None:
+def test_of_rates_with_equal_scores_the_surer_wins_and_of_equals_the_first() -> None:
     assert select({1e-3: [(1.0, -0.1)], 1e-2: [(1.0, -0.01)]}) == 1e-2
-    assert select({1e-2: [(1.0, -0.1)], 1e-3: [(1.0, -0.1)]}) == 1e-3
+    assert select({1e-2: [(1.0, -0.1)], 1e-3: [(1.0, -0.1)]}) == 1e-2
 
 
 def test_a_rate_at_which_a_seed_failed_does_not_win_by_its_survivors() -> None:
