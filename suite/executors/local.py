@@ -90,30 +90,36 @@ class LocalExecutor:
         """Runs every cell once; events come as they happen. Closing the iterator ends the workers."""
         shared = deque(cell for cell in cells if cell.kind == "accuracy")
         alone = deque(cell for cell in cells if cell.kind == "cost")
-        num_cores = _num_cores()
         num_jobs = min(self.num_jobs, max(1, len(shared)))
         try:
             if 0 < len(self.gpus) < num_jobs:
                 put_off: deque[Cell] = deque()
-                with multi_process_service() as joined:
-                    for event in self._drain(shared, num_jobs, max(1, num_cores // num_jobs), joined):
-                        if isinstance(event, Ended) and _may_be_the_fault_of_others(event.record):
-                            put_off.append(event.record.cell)
-                            yield PutOff(event.record.cell)
-                        else:
-                            yield event
-                    self._stop(keep=0)
+                yield from self._drain_side_by_side(shared, num_jobs, put_off)
                 shared, num_jobs = put_off, len(self.gpus)
-            yield from self._drain(shared, num_jobs, max(1, num_cores // num_jobs))
+            yield from self._drain(shared, num_jobs)
             # On a machine with several GPUs, all costs are those of the first.
             self._stop(keep=0 if self.gpus else 1)
-            yield from self._drain(alone, 1, num_cores)
+            yield from self._drain(alone, 1)
         finally:
             self._stop(keep=0)
 
+    def _drain_side_by_side(self, cells: deque[Cell], num_jobs: int, put_off: deque[Cell]) -> Iterator[Event]:
+        """Runs cells several to a GPU; those that may have failed for it are left in `put_off`."""
+        with multi_process_service() as joined:
+            try:
+                for event in self._drain(cells, num_jobs, joined):
+                    if isinstance(event, Ended) and _may_be_the_fault_of_others(event.record):
+                        put_off.append(event.record.cell)
+                        yield PutOff(event.record.cell)
+                    else:
+                        yield event
+            finally:
+                self._stop(keep=0)
+
     def _drain(
-        self, cells: deque[Cell], num_jobs: int, num_threads: int, environment: Mapping[str, str] = MappingProxyType({})
+        self, cells: deque[Cell], num_jobs: int, environment: Mapping[str, str] = MappingProxyType({})
     ) -> Iterator[Event]:
+        num_threads = max(1, _num_cores() // num_jobs)
         while cells or any(worker.cell for worker in self._workers):
             for worker in [worker for worker in self._workers if not worker.alive]:
                 self._workers.remove(worker)
