@@ -18,22 +18,31 @@ class PeakMemory:
         self._baseline_bytes = self._settled_bytes()
 
     def of(self, call: Callable[[], object]) -> int | None:
-        """Most bytes in use during `call` over the baseline; None where the system does not tell."""
-        if self._settled_bytes() is None or self._baseline_bytes is None:
+        """Calls; gives the most bytes in use meanwhile over the baseline, or None where the system does not tell."""
+        is_watched = self._settled_bytes() is not None and self._reset_peak()
+        call()
+        peak_bytes = self._peak_bytes() if is_watched else None
+        if peak_bytes is None or self._baseline_bytes is None:
             return None
+        return max(0, peak_bytes - self._baseline_bytes)
+
+    def _reset_peak(self) -> bool:
+        """Forgets the worst moment so far; False where the system does not let it."""
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
-            call()
-            torch.cuda.synchronize(self._device)
-            return torch.cuda.max_memory_allocated(self._device) - self._baseline_bytes
+            return True
         try:
             # Writing 5 resets the kernel's high-water mark of resident memory (proc(5), clear_refs).
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         except OSError:
-            return None
-        call()
-        peak_bytes = stated_bytes("/proc/self/status", "VmHWM")
-        return None if peak_bytes is None else max(0, peak_bytes - self._baseline_bytes)
+            return False
+        return True
+
+    def _peak_bytes(self) -> int | None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            return torch.cuda.max_memory_allocated(self._device)
+        return stated_bytes("/proc/self/status", "VmHWM")
 
     def _settled_bytes(self) -> int | None:
         """Bytes in use once everything that can be handed back has been."""

@@ -63,6 +63,13 @@ def test_one_calls_garbage_does_not_count_for_the_next() -> None:
     assert small < 24 * MIB
 
 
+def test_a_call_is_made_where_the_system_tells_nothing_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("suite.measure.memory.stated_bytes", lambda path, field: None)
+    calls: list[int] = []
+    assert PeakMemory(CPU).of(lambda: calls.append(1)) is None
+    assert calls == [1]
+
+
 def test_only_memory_errors_are_memory_errors() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(1 << 50, dtype=torch.uint8)
