@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from kernels.dispatch import Operation
-from kernels.tolerances import TOLERANCES
 from suite.bench import operations
 from suite.errors import UsageError, unknown
 
@@ -112,8 +111,6 @@ class KernelBenchmark(ABC):
     """What is timed by default; "quick" on either device."""
     check_shapes: ClassVar[tuple[str, ...]]
     """Where implementations are compared with the specification before they are timed. Peers see the first alone."""
-    tolerances: ClassVar[Mapping[torch.dtype, float]] = TOLERANCES
-    """How far an output or a gradient may be from the specification, relative to its largest entry."""
     peers: ClassVar[tuple[Peer, ...]] = ()
     baselines: ClassVar[tuple[str, ...]] = ()
     """Peers or implementations that the others are compared with: the first that is there, or was recorded."""

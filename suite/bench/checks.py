@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.dispatch import ImplementationUnavailable
+from kernels.tolerances import TOLERANCES
 from suite.bench.benchmark import Contender, Inputs, KernelBenchmark, Shape, as_tuple
 from suite.bench.results import Check
 from suite.measure.memory import is_out_of_memory
@@ -39,7 +40,7 @@ class Examination:
 
         `dtype` is that of the examination or a wider one: the same numbers are then given in it.
         """
-        tolerance = max(self._benchmark.tolerances[dtype], _PEERS_ALLOWED if contender.is_peer else 0.0)
+        tolerance = max(TOLERANCES[dtype], _PEERS_ALLOWED if contender.is_peer else 0.0)
         errors: dict[str, float] = {}
         seconds, failure, is_unavailable = None, None, False
         try:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from kernels.ssm_conv import OPERATION, s4d_conv
-from kernels.tolerances import TOLERANCES
 from suite.bench.benchmark import Inputs, KernelBenchmark, Peer, Shape, Work
 
 
@@ -26,8 +25,6 @@ class S4dConv(KernelBenchmark):
     }
     check_shapes = ("B2_L512_D32", "B3_L333_D33")
     baselines = ("vandermonde_fft",)
-    # In a product of float32 numbers, each the sum of two bfloat16, that of the two small parts is left out.
-    tolerances = TOLERANCES | {torch.float32: 1e-4}
 
     def inputs(self, shape: Shape, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Inputs:
         batch, length, channels, state = (shape[axis] for axis in "BLDN")
