@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from models.shell import Shell, parameter_groups
 from suite.errors import PluginError
@@ -71,7 +72,10 @@ class Learner:
         with self.autocast():
             loss = self.shell.loss(inputs, targets)
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.shell.parameters(), self.budget.gradient_clip)
+        norm = get_total_norm([weight.grad for weight in self.shell.parameters() if weight.grad is not None])
+        excess = (norm / self.budget.gradient_clip).clamp_(min=1.0)
+        # AdamW divides by it as it reads the gradients: clipped without a pass of its own.
+        self._optimizer.grad_scale = excess  # type: ignore[attr-defined]  # torch's GradScaler sets it, too
         self._optimizer.step()
         return loss.detach()
 

@@ -43,6 +43,9 @@ class InductionHeads(Task):
         train_on: Literal["answer", "all"] = "answer"
         """`all` trains on the next token at every position, as the published generator does; the paper's curves were
         not reproduced that way. Validation and test score the answer alone in either case."""
+        train_query: Literal["last", "anywhere"] = "last"
+        """Where the trigger comes again in training: at the last position, as in the published generator, or at any,
+        which trains on all shorter lengths at once. In validation and test it is always the last."""
 
         @model_validator(mode="after")
         def _answers_differ(self) -> Self:
@@ -105,22 +108,24 @@ class InductionHeads(Task):
         trigger = self.options.num_symbols
         rows = np.arange(batch_size)
         inputs = rng.integers(0, trigger, (batch_size, length))
-        trigger_at = rng.integers(0, length - 3, batch_size)
+        query_at = np.full(batch_size, length - 1)
+        if split == "train" and self.options.train_query == "anywhere":
+            query_at = rng.integers(MIN_LENGTH - 1, length, batch_size)
+        trigger_at = rng.integers(0, query_at - 2)
         inputs[rows, trigger_at] = trigger
-        inputs[:, -1] = trigger
+        inputs[rows, query_at] = trigger
         targets = np.full_like(inputs, IGNORED)
         if split == "train" and self.options.train_on == "all":
             targets[:, :-1] = inputs[:, 1:]
-        targets[:, -1] = inputs[rows, trigger_at + 1]
+        targets[rows, query_at] = inputs[rows, trigger_at + 1]
         return Batch(inputs, targets)
 
     def oracle(self, batch: Batch) -> IntArray | None:
         if self.options.train_on == "all":
             return None
-        answers = np.zeros_like(batch.inputs)
-        first_trigger = (batch.inputs == self.options.num_symbols).argmax(axis=1)
-        answers[:, -1] = batch.inputs[np.arange(len(answers)), first_trigger + 1]
-        return answers
+        is_trigger = batch.inputs == self.options.num_symbols
+        after_first = batch.inputs[np.arange(len(is_trigger)), is_trigger.argmax(axis=1) + 1]
+        return np.where(is_trigger, after_first[:, None], 0)
 
     def baseline(self) -> float:
         return 1 / float(self.options.num_symbols)

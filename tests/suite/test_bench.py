@@ -214,6 +214,17 @@ def test_memory_that_runs_out_at_one_shape_is_a_row() -> None:
     assert "out of memory" in render(build_report(bench), "text")
 
 
+def test_an_implementation_that_promises_less_is_held_to_its_promise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scaling.operation.module("wrong_output"), "TOLERANCES", {torch.float32: 2e-3}, raising=False)
+    bench = benched("scaled", "wrong_output", "wrong_gradient")
+    assert {check.implementation: check.tolerance for check in bench.checks} == {
+        "scaled": 1e-5,
+        "wrong_output": 2e-3,
+        "wrong_gradient": 1e-5,
+    }
+    assert {check.implementation for check in bench.checks if check.failure is None} == {"scaled", "wrong_output"}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_dtype_is_held_to_its_own_tolerance(dtype: torch.dtype) -> None:
     # A thousandth is wrong in float32 and less than the rounding of bfloat16.

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from kernels.dispatch import ImplementationUnavailable
+from models.shell import parameter_groups
 from suite.accuracy import measure_accuracy
 from suite.errors import UsageError
 from suite.evaluation import _SliceTally, evaluate
@@ -108,6 +109,22 @@ def test_bfloat16_runs_with_float32_weights() -> None:
     accuracy = measure_accuracy(trainee, _unheard)
     assert all(parameter.dtype == torch.float32 for parameter in trainee.shell.parameters())
     assert accuracy.test[0].loss != _accuracy(_copying("mamba")).test[0].loss
+
+
+@pytest.mark.parametrize("clip", [0.01, 100.0])
+def test_a_step_is_that_of_adamw_after_clipping(clip: float) -> None:
+    of = _copying(learning_rate=0.1, budget=Budget(batch_size=4, gradient_clip=clip, weight_decay=0.1))
+    ours, plain = Trainee(of, REGISTRY), Trainee(of, REGISTRY)
+    optimizer = torch.optim.AdamW(parameter_groups(plain.shell, 0.1, 0.1))
+    for step in range(2):
+        batch = ours.batch("train", step, 4, ours.task.length, hashed=False)
+        ours.training_step(*batch)
+        optimizer.zero_grad()
+        torch.autograd.backward(plain.shell.loss(*batch))
+        torch.nn.utils.clip_grad_norm_(plain.shell.parameters(), clip)
+        optimizer.step()
+    for mine, expected in zip(ours.shell.parameters(), plain.shell.parameters(), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_learning_rate_warms_up_and_then_follows_a_cosine() -> None:

@@ -58,6 +58,24 @@ def test_training_on_all_positions_leaves_the_test_as_it_is() -> None:
     assert task.oracle(train) is None, "random tokens cannot be foretold"
 
 
+@pytest.mark.parametrize("train_on", ["answer", "all"])
+def test_asked_anywhere_training_holds_every_shorter_length(train_on: str) -> None:
+    length, size = 12, 20_000
+    task = _task(train_query="anywhere", train_on=train_on, length=length, vocab_size=8)
+    batch = task.sample(np.random.default_rng(0), split="train", batch_size=size, length=length)
+    is_trigger = batch.inputs == 7
+    assert (is_trigger.sum(axis=1) == 2).all()
+    first, query = np.nonzero(is_trigger)[1].reshape(size, 2).T
+    assert chisquare(np.bincount(query, minlength=length)[3:]).pvalue > 1e-3
+    assert chisquare(np.bincount(first[query == 8])).pvalue > 1e-3, "0 … 5, as in a sequence of nine tokens"
+    rows = np.arange(size)
+    assert (batch.targets[rows, query] == batch.inputs[rows, first + 1]).all()
+    if train_on == "answer":
+        assert ((batch.targets != IGNORED).sum(axis=1) == 1).all()
+    test = task.sample(np.random.default_rng(0), split="test", batch_size=9, length=length)
+    assert (test.inputs[:, -1] == 7).all()
+
+
 def test_the_paper_is_tested_at_every_power_of_two_to_a_million() -> None:
     task = _task(**InductionHeads.presets["paper"].settings)
     assert task.test_lengths == tuple(2**power for power in range(6, 21))
