@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reports import formatting
 from reports.document import Column, Finding, Row, Section, Table, TableCell, number_cell, text_cell
@@ -11,10 +11,13 @@ from reports.failures import FAILURE_TITLES, NOT_RUN
 from reports.formatting import counted, percentage
 from reports.results import SOLVED_AT, AccuracyEntry, Results
 from reports.verdicts import Evidence, Score, Verdict, VerdictKind, judge, judge_ordering, tally
-from suite.spec import Comparison, Published, Reproduction
+from suite.spec import Comparison, Published, Reproduction, Tolerance
 
 _MARKS: Mapping[VerdictKind, str] = {"reproduced": "✓", "differs": "✗", "inconclusive": "~"}
 """What is judged, and how a table says so in one sign."""
+
+_OPEN: tuple[VerdictKind, ...] = ("differs", "inconclusive")
+"""Verdicts under which another learning rate is looked at."""
 
 _NOT_TRIED = TableCell(text="not tried", status="not_run")
 """Stands where the budget of this run has no such test."""
@@ -73,10 +76,22 @@ def _answers(reproduction: Reproduction, results: Results) -> list[_Answer]:
             entry = next((entries[cell] for cell in asked.cells if cell in entries), None)
             evidence = _evidence(entry, asked.test_length) if entry is not None else Evidence()
             verdict = judge(asked.published, evidence, reproduction.tolerance, is_reduced=asked.is_reduced)
+            if entry is not None and verdict.kind in _OPEN:
+                verdict = _with_other_rates(verdict, asked, entry, reproduction.tolerance)
             if not asked.cells:
                 verdict = Verdict("not tried", "")
             answers.append(_Answer(asked, entry, evidence, verdict))
     return answers
+
+
+def _with_other_rates(verdict: Verdict, asked: Comparison, entry: AccuracyEntry, tolerance: Tolerance) -> Verdict:
+    """The verdict, and at which learning rates that validation did not select the entry is reproduced all the same."""
+    rates = []
+    for trial in entry.trials:
+        evidence = _evidence(replace(entry, trials=(trial,)), asked.test_length)
+        if judge(asked.published, evidence, tolerance, is_reduced=asked.is_reduced).kind == "reproduced":
+            rates.append(formatting.learning_rate(trial.learning_rate))
+    return replace(verdict, rates=tuple(rates))
 
 
 def _evidence(entry: AccuracyEntry, test_length: int | None) -> Evidence:
@@ -122,7 +137,13 @@ def _findings(answers: Sequence[_Answer], orderings: Sequence[Verdict]) -> list[
         groups.setdefault(answer.asked.row, []).append(answer.verdict)
     if orderings:
         groups[_ORDERINGS] = list(orderings)
-    return [Finding(subject, f"{tally(verdicts)}.") for subject, verdicts in groups.items()]
+    findings = [Finding(subject, f"{tally(verdicts)}.") for subject, verdicts in groups.items()]
+    if num_elsewhere := sum(bool(answer.verdict.rates) for answer in answers):
+        said = (
+            f"{num_elsewhere} more would be reproduced at one that validation did not select; their verdicts say which."
+        )
+        findings.append(Finding("Learning rate", said))
+    return findings
 
 
 def _matrix(reproduction: Reproduction, answers: Sequence[_Answer]) -> Table | None:
@@ -257,7 +278,9 @@ def _solved_cell(evidence: Evidence) -> TableCell:
 
 def _verdict_cell(verdict: Verdict, *, is_reduced: bool) -> TableCell:
     remarks = ["reduced"] if is_reduced and verdict.kind in _MARKS else []
-    return text_cell(verdict.kind, *remarks, *([verdict.remark] if verdict.remark else []))
+    remarks += [verdict.remark] if verdict.remark else []
+    remarks += [f"reproduced at lr {' and '.join(verdict.rates)}"] if verdict.rates else []
+    return text_cell(verdict.kind, *remarks)
 
 
 def _ordering_rows(reproduction: Reproduction, answers: Sequence[_Answer]) -> list[tuple[Row, Verdict]]:

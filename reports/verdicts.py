@@ -77,6 +77,8 @@ class Verdict:
     """What would have reproduced it."""
     remark: str = ""
     """What the numbers beside it do not say."""
+    rates: tuple[str, ...] = ()
+    """Learning rates that validation did not select and that would have reproduced it."""
 
 
 def judge(published: Published, evidence: Evidence, tolerance: Tolerance, *, is_reduced: bool) -> Verdict:

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field
 
 from suite.errors import UsageError, unknown
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 """Raised when training, selection or measurement change so that older results are no longer comparable."""
 
 Device = Literal["cpu", "cuda"]

@@ -110,6 +110,36 @@ def test_every_row_is_summed_up_and_all_of_them_first() -> None:
     ]
 
 
+def test_a_rate_that_validation_did_not_select_is_named_where_it_would_have_reproduced_the_number() -> None:
+    rates = (1e-3, 2e-4)
+    cells = [accuracy_cell("mamba", learning_rate=rate) for rate in rates]
+    lengths = {"2^8": (256, 100.0), "2^9": (512, 100.0), "2^10": (1024, 100.0)}
+    comparisons = tuple(
+        Comparison(
+            row="the solver",
+            column=column,
+            published=published,
+            cells=tuple(cell.id for cell in cells),
+            test_length=length,
+        )
+        for column, (length, published) in lengths.items()
+    )
+    spec = run_spec(cells)
+    reproduction = _spec(comparisons=comparisons, orderings=()).reproduction
+    measured = [
+        record(cells[0], accuracy(1.0, validation=1.0, by_length={256: 1.0, 512: 0.5, 1024: 0.4})),
+        record(cells[1], accuracy(1.0, validation=0.99, by_length={256: 1.0, 512: 1.0, 1024: 0.3})),
+    ]
+    report = build_report(measured, spec.model_copy(update={"reproduction": reproduction}))
+    cells_of = {row.header: row.cells[-1] for row in _table(report, "verdicts").rows}
+    assert {column: (cell.text, *cell.details) for column, cell in cells_of.items()} == {
+        "2^8": ("reproduced",),
+        "2^9": ("differs", "reproduced at lr 0.0002"),
+        "2^10": ("differs",),
+    }
+    assert any("1 more would be reproduced" in finding.statement for finding in report.sections[0].findings)
+
+
 def test_a_run_that_has_just_begun_says_what_it_knows() -> None:
     report = build_report(_measured(SOLVER[:1], 1.0, 1.0), _spec())
     assert _verdicts(report)["the solver", "2^8"] == "reproduced"

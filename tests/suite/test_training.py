@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional
 
 from kernels.dispatch import ImplementationUnavailable
 from models.shell import parameter_groups
 from suite.accuracy import measure_accuracy
 from suite.errors import UsageError
-from suite.evaluation import _SliceTally, evaluate
+from suite.evaluation import _SliceTally, _Tally, evaluate
 from suite.plugin import IGNORED, Batch, Split, keyed_generator
 from suite.progress import Progress
 from suite.records import Accuracy, Measurement
@@ -160,6 +162,15 @@ def test_scores_are_those_of_their_definition() -> None:
     assert evaluation.token_accuracy == pytest.approx(float(is_right[is_scored].double().mean()))
     by_sequence = (is_right | ~is_scored).all(1).double().mean()
     assert evaluation.sequence_accuracy == pytest.approx(float(by_sequence))
+
+
+@given(lead=st.floats(-200.0, 80.0), num_others=st.integers(1, 20))
+def test_the_loss_of_a_sure_model_is_small_and_not_zero(lead: float, num_others: int) -> None:
+    logits = torch.zeros(1, 2, num_others + 1)
+    logits[..., 0] = lead
+    tally = _Tally(2, torch.device("cpu"), is_text=False)
+    tally.add(logits, torch.tensor([[0, IGNORED]]))
+    assert tally.result().loss == pytest.approx(math.log1p(num_others * math.exp(-lead)), rel=1e-5)
 
 
 def test_a_slice_is_scored_as_if_it_were_a_test_of_its_own() -> None:
