@@ -331,15 +331,13 @@ class _Pictures:
 
     def _is_free(self, starts: FloatArray, ends: FloatArray, apart_from: _Dash | None = None) -> BoolArray:
         """Whether dashes lie on free pixels, clear of `apart_from`; starts and ends (B, K, 2), the result (B, K)."""
-        along = np.linspace(0, 1, 1 + math.ceil(self._options.dash_length))[:, np.newaxis]
-        points = starts[:, :, np.newaxis] + along * (ends - starts)[:, :, np.newaxis]
-        rows, columns = np.moveaxis(self._on_canvas(points), -1, 0)
-        images = np.arange(len(points))[:, np.newaxis, np.newaxis]
-        is_free: BoolArray = ~self._is_taken[images, rows, columns].any(axis=2)
-        if apart_from is not None:
-            num_images, num_dashes, num_points, _ = points.shape
-            distances = _distance(points.reshape(num_images, num_dashes * num_points, 2), apart_from)
-            is_free &= (distances.reshape(points.shape[:-1]) > self._options.clearance).all(axis=2)
+        is_free = np.ones(starts.shape[:2], dtype=bool)
+        images = np.arange(len(starts))[:, np.newaxis]
+        for share in np.linspace(0, 1, 1 + math.ceil(self._options.dash_length)):
+            rows, columns = np.moveaxis(starts + share * (ends - starts), -1, 0)
+            is_free &= ~self._is_taken[images, self._on_canvas(rows), self._on_canvas(columns)]
+            if apart_from is not None:
+                is_free &= _distance(rows, columns, apart_from) > self._options.clearance
         return is_free
 
     def _take(self, dash: _Dash) -> None:
@@ -358,15 +356,16 @@ class _Pictures:
         """Where on the canvas the pixels around a dash are, and how far from it, all (B, P)."""
         longest = float(abs(dash.end - dash.start).max(initial=0.0))
         reach = 1 + math.ceil(longest / 2 + radius)
-        offsets = np.arange(-reach, reach + 1)
-        square = np.stack(np.meshgrid(offsets, offsets, indexing="ij"), axis=-1).reshape(-1, 2)
-        pixels = np.rint((dash.start + dash.end) / 2).astype(np.int64)[:, np.newaxis] + square
-        rows, columns = np.moveaxis(self._on_canvas(pixels), -1, 0)
-        return (np.arange(len(pixels))[:, np.newaxis], rows, columns), _distance(pixels, dash)
+        # Rows and columns apart: numpy is slow where the last axis is short.
+        row_P, column_P = (offsets.ravel() for offsets in np.mgrid[-reach : reach + 1, -reach : reach + 1])
+        row_B, column_B = np.rint((dash.start + dash.end) / 2).astype(np.int64).T
+        rows, columns = row_B[:, np.newaxis] + row_P, column_B[:, np.newaxis] + column_P
+        where = np.arange(len(rows))[:, np.newaxis], self._on_canvas(rows), self._on_canvas(columns)
+        return where, _distance(rows, columns, dash)
 
-    def _on_canvas(self, points: Numbers) -> IntArray:
-        """The pixels in which points lie, as indices of the canvas; its edge for all that lie beyond."""
-        pixels = np.rint(points.astype(np.float64)).astype(np.int64) + self._margin
+    def _on_canvas(self, coordinates: Numbers) -> IntArray:
+        """Rows or columns of points as indices of the canvas; its edge for all that lie beyond."""
+        pixels = np.rint(coordinates).astype(np.int64) + self._margin
         return np.clip(pixels, 0, self._is_taken.shape[1] - 1)
 
 
@@ -375,11 +374,13 @@ def _direction(angle: FloatArray) -> FloatArray:
     return np.stack([np.sin(angle), np.cos(angle)], axis=-1)
 
 
-def _distance(points: Numbers, dash: _Dash) -> FloatArray:
-    """From points (B, P, 2) to the image's dash, (B, P)."""
-    start, along = dash.start[:, np.newaxis], (dash.end - dash.start)[:, np.newaxis]
-    offset = points - start
-    share = (offset * along).sum(-1) / np.maximum((along * along).sum(-1), 1e-12)
-    rest = offset - np.clip(share, 0, 1)[..., np.newaxis] * along
-    distances: FloatArray = np.sqrt((rest * rest).sum(-1))
+def _distance(rows: Numbers, columns: Numbers, dash: _Dash) -> FloatArray:
+    """From points, whose rows and columns are (B, P), to the image's dash, (B, P)."""
+    row, column = dash.start.T[..., np.newaxis]
+    row_along, column_along = (dash.end - dash.start).T[..., np.newaxis]
+    row_offset, column_offset = rows - row, columns - column
+    squared_length = np.maximum(row_along * row_along + column_along * column_along, 1e-12)
+    share = np.clip((row_offset * row_along + column_offset * column_along) / squared_length, 0, 1)
+    row_rest, column_rest = row_offset - share * row_along, column_offset - share * column_along
+    distances: FloatArray = np.sqrt(row_rest * row_rest + column_rest * column_rest)
     return distances
