@@ -1,4 +1,8 @@
-"""The contract of a task, as checks. Each takes a second or less, but for a task that is slow to draw from."""
+"""The contract of a task, as checks. Each takes a second or less, but for a task that is slow to draw from.
+
+What is estimated is estimated from a given number of sequences, whatever the time that takes: where a clock decided, a
+slow task or a busy machine would pass with faults that are caught elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +34,12 @@ _NUM_ROWS = 8
 _LONGEST = 4096
 """Longer test and cost lengths are left out, for the sake of time."""
 
-_SECONDS_TO_SAMPLE = 0.5
-"""Time a check may spend on drawing its statistics."""
+_NUM_SAMPLED = 1024
+"""Sequences that statistics are taken from.
+
+Found nine times in ten: a baseline of 1/2, scored once a sequence, that is off by 0.11; and, where there is no oracle,
+that training and test share a pool of 36,000 sequences.
+"""
 
 _SECONDS_PER_BATCH = 1.0
 
@@ -339,15 +347,11 @@ def _ask_oracle(task: Task, batch: Batch) -> IntArray | None:
     return answers
 
 
-def _rows(task: Task, split: Split, *, first_step: int = 0, num_rows: int = 1024) -> Batch:
-    """Many sequences of the training length; fewer where drawing them takes long."""
-    batches: list[Batch] = []
-    started = time.perf_counter()
+def _rows(task: Task, split: Split, *, first_step: int = 0) -> Batch:
+    """Many sequences of the training length."""
     per_batch = 64
-    for step in range(first_step, first_step + num_rows // per_batch):
-        batches.append(_draw(task, split, step=step, num_rows=per_batch))
-        if time.perf_counter() - started > _SECONDS_TO_SAMPLE:
-            break
+    steps = range(first_step, first_step + _NUM_SAMPLED // per_batch)
+    batches = [_draw(task, split, step=step, num_rows=per_batch) for step in steps]
     return Batch(
         np.concatenate([batch.inputs for batch in batches]), np.concatenate([batch.targets for batch in batches])
     )

@@ -294,16 +294,33 @@ class WrongUnit(Recall):
         return float(np.log(8))
 
 
+class OptimisticCoin(Recall):
+    """A coin that is said to be guessed a tenth too often."""
+
+    def sample(self, rng: np.random.Generator, **request: Any) -> Batch:
+        batch = super().sample(rng, **request)
+        return Batch(batch.inputs, np.where(batch.targets == IGNORED, IGNORED, batch.targets % 2))
+
+    def baseline(self) -> float:
+        return 0.61
+
+
 class ExaminesOnItsTrainingData(Recall):
-    """An endless pool to train on, of which the test knows the beginning by heart."""
+    """A pool of sequences, to train on and to be tested on."""
+
+    num_sequences = 500
 
     def sample(self, rng: np.random.Generator, *, split: Split, batch_size: int, length: int) -> Batch:
-        pool = super().sample(np.random.default_rng(0), split=split, batch_size=500, length=length)
-        chosen = rng.integers(0, 500, batch_size)
+        pool = super().sample(np.random.default_rng(0), split=split, batch_size=self.num_sequences, length=length)
+        chosen = rng.integers(0, self.num_sequences, batch_size)
         return Batch(pool.inputs[chosen], pool.targets[chosen])
 
     def oracle(self, batch: Batch) -> Any:
         return None
+
+
+class ExaminesOnManyTrainingSequences(ExaminesOnItsTrainingData):
+    num_sequences = 36_000
 
 
 class Slow(Recall):
@@ -350,8 +367,10 @@ class Slow(Recall):
         (ModestBaseline, contract.the_baseline_is_what_the_best_blind_guess_scores, r"baseline\(\) = 0.01, but"),
         (EndlessBaseline, contract.the_baseline_is_what_the_best_blind_guess_scores, r"baseline\(\) = nan"),
         (LopsidedAnswers, contract.the_baseline_is_what_the_best_blind_guess_scores, "token_accuracy of 0.5"),
+        (OptimisticCoin, contract.the_baseline_is_what_the_best_blind_guess_scores, r"baseline\(\) = 0.61, but"),
         (WrongUnit, contract.the_baseline_is_what_the_best_blind_guess_scores, "bits_per_byte of 3"),
         (ExaminesOnItsTrainingData, contract.the_test_is_not_on_training_sequences, "test sequences were among"),
+        (ExaminesOnManyTrainingSequences, contract.the_test_is_not_on_training_sequences, "test sequences were among"),
     ],
 )
 def test_a_broken_task_is_caught(broken: type[Task], check: TaskCheck, words: str) -> None:
