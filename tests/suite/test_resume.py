@@ -1,19 +1,21 @@
-"""A run that is killed, at any moment and any number of times, loses nothing and repeats nothing."""
+"""A run that is killed, at any stage and any number of times, loses nothing and repeats nothing.
+
+`test_store.py` kills the writer of its records before every single call.
+"""
 
 from __future__ import annotations
 
-import random
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 
+from suite.records import Record
 from suite.store import Store
 from tests.suite.builders import FAULTY, suite, suite_command
-
-NUM_KILLS = 20
 
 
 def _arguments(out: Path, num_cells: int, seconds: float) -> list[str | Path]:
@@ -29,36 +31,61 @@ def _acknowledged(output: str) -> set[int]:
     return {int(seed) for seed in re.findall(r"\] faulty · echo · seed (\d+) ", output)}
 
 
-def test_sigkill_at_random_moments_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
-    out, log = tmp_path / "results", tmp_path / "log"
-    num_cells = 150
-    command = suite_command(*_arguments(out, num_cells, seconds=0.01))
-    rng = random.Random(0)
-    num_kills, stored, acknowledged = 0, set[str](), set[int]()
-    while num_kills < NUM_KILLS:
-        with log.open("w") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-            _wait_for_news(process, log)
-            time.sleep(rng.uniform(0.0, 0.5))
-            process.send_signal(signal.SIGKILL)
-            if process.wait() == -signal.SIGKILL:
-                num_kills += 1
-        acknowledged |= _acknowledged(log.read_text())
-        now_stored = {record.attempt for record in Store(out).records()}
-        assert stored <= now_stored
-        assert acknowledged <= {record.cell.seed for record in Store(out).records()}
-        stored = now_stored
-    assert len(stored) < num_cells, "every cell was done before the last kill; nothing was interrupted"
-    finished = suite(*_arguments(out, num_cells, seconds=0.01))
-    assert finished.returncode == 0, finished.stderr
-    records = Store(out).records()
-    assert Counter(record.cell.seed for record in records) == Counter(range(num_cells))
-    assert all(record.measurement is not None for record in records)
-    assert stored <= {record.attempt for record in records}
-    assert not list(out.rglob(".unfinished-*"))
-    again = suite(*_arguments(out, num_cells, seconds=0.01))
+KILLED = """
+import itertools, os, pkgutil, signal, sys
+
+owner, name, number, moment, *arguments = sys.argv[1:]
+owner = pkgutil.resolve_name(owner)
+function, calls = getattr(owner, name), itertools.count(1)
+
+def fatal(*values):
+    is_last = next(calls) == int(number)
+    if is_last and moment == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = function(*values)
+    if is_last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+setattr(owner, name, fatal)
+sys.argv = ["suite", *arguments]
+from suite.cli import main
+main()
+"""
+"""A run that kills itself before or after the call of that number."""
+
+
+def test_sigkill_at_any_stage_of_a_run_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
+    out, num_cells = tmp_path / "results", 10
+    arguments = _arguments(out, num_cells, seconds=0.01)
+    store, stored = Store(out), list[Record]()
+    for *call, num_stored, num_told in (
+        # A worker has its first cell.
+        ("suite.executors.local:_Worker", "give", 1, "after", 0, 0),
+        # A cell is measured, and lost with the run.
+        ("suite.store:Store", "add", 3, "before", 2, 2),
+        # A record is stored, and nobody was told.
+        ("suite.store:Store", "add", 3, "after", 3, 2),
+        # All is measured, and the report not yet written.
+        ("suite.terminal", "write_file", 1, "before", 5, 5),
+    ):
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED, *map(str, [*call, *arguments])], capture_output=True, text=True
+        )
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert len(_acknowledged(killed.stdout)) == num_told
+        records = store.records()
+        assert records[: len(stored)] == stored
+        assert len(records) == len(stored) + num_stored
+        assert _acknowledged(killed.stdout) <= {record.cell.seed for record in records}
+        stored = records
+    assert Counter(record.cell.seed for record in stored) == Counter(range(num_cells))
+    assert all(record.measurement is not None for record in stored)
+    again = suite(*arguments)
+    assert again.returncode == 0, again.stderr
     assert f"{num_cells} already done" in again.stdout
-    assert len(Store(out).records()) == num_cells
+    assert (out / "report.html").exists()
+    assert store.records() == stored
 
 
 def test_the_workers_of_a_killed_run_die_with_it(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from suite.errors import StoreError
 from suite.store import Store
 from tests.suite.builders import cell, record, run_spec
+from tests.suite.killed_writer import RECORDS, SPECS
 
 
 def _stored(folder: Path) -> Path:
@@ -82,6 +83,48 @@ def test_what_a_killed_writer_left_unfinished_is_not_read_and_is_swept(tmp_path:
     assert len(store.records()) == 1
     with store.writing():
         assert not leftover.exists()
+
+
+def test_a_writer_killed_before_any_call_loses_nothing_that_it_knew_was_stored(tmp_path: Path) -> None:
+    home = Path(__file__).parent.parent.parent
+    command = [sys.executable, "-m", "tests.suite.killed_writer", str(tmp_path)]
+    writers = subprocess.run(command, cwd=home, capture_output=True, text=True)
+    assert writers.returncode == 0, writers.stderr
+    num_left_unfinished = 0
+    for line in writers.stdout.splitlines():
+        number, _, seeds = line.partition(":")
+        store = Store(tmp_path / number)
+        num_left_unfinished += len(list(store.folder.rglob(".unfinished-*")))
+        if not seeds and not (store.folder / "records").exists():
+            continue
+        stored, spec = store.records(), store.spec()
+        assert stored in (RECORDS[:0], RECORDS[:1], RECORDS)
+        assert spec in (None, *SPECS)
+        assert {int(seed) for seed in seeds.split()} <= {each.cell.seed for each in stored}
+        assert spec is not None or not stored, "a record that nothing asked for"
+        with store.writing():
+            assert not list(store.folder.rglob(".unfinished-*"))
+            for missing in RECORDS[len(stored) :]:
+                store.add(missing)
+        assert store.records() == RECORDS
+    assert num_left_unfinished > 10, "hardly any was killed while it wrote"
+
+
+def test_a_file_is_synced_before_it_gets_its_name_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without either, a power cut takes what was said to be stored; no test can cut it."""
+    done, rename = [], Path.rename
+
+    def noted_rename(source: Path, target: Path) -> Path:
+        done.append(f"rename {source.name}")
+        return rename(source, target)
+
+    with Store(tmp_path).writing():
+        monkeypatch.setattr(os, "fsync", lambda file: done.append(f"sync {Path(f'/proc/self/fd/{file}').readlink()}"))
+        monkeypatch.setattr(Path, "rename", noted_rename)
+        Store(tmp_path).write_spec(run_spec(cell(0)))
+    assert done == [f"sync {tmp_path}/.unfinished-run.json", "rename .unfinished-run.json", f"sync {tmp_path}"]
 
 
 def test_a_second_writer_is_told_who_is_writing(tmp_path: Path) -> None:
