@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,12 @@ def build(model: type[Model], *, width: int = 64, num_layers: int = 2) -> Shell:
 
 def groups_of(shell: Shell, learning_rate: float = 3e-3) -> dict[str, dict[str, Any]]:
     return {name: group for group in parameter_groups(shell, learning_rate, 0.1) for name in group["names"]}
+
+
+@pytest.mark.parametrize("tokens", [torch.zeros(2, 3, 4, dtype=torch.int64), torch.zeros(2, 3)], ids=["3d", "floats"])
+def test_a_call_that_breaks_the_shapes_of_a_signature_is_refused_by_every_test(tokens: Tensor) -> None:
+    with pytest.raises(jaxtyping.TypeCheckError, match="tokens"):
+        build(GRU)(tokens)
 
 
 @pytest.mark.parametrize(
