@@ -131,7 +131,10 @@ def test_a_record_says_what_really_ran_and_where(kind: str) -> None:
 
 
 def test_what_fails_beside_others_on_a_gpu_runs_again_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _put_on_path(tmp_path, monkeypatch, 'test "$1" = -f || exit 0; touch "$CUDA_MPS_PIPE_DIRECTORY/control"; sleep 60')
+    # A service that does not end when asked to, and must be ended.
+    script = 'test "$1" = -f || exit 0; touch "$CUDA_MPS_PIPE_DIRECTORY/control"; sleep 3600'
+    _put_on_path(tmp_path, monkeypatch, script)
+    monkeypatch.setattr("suite.executors.gpus._END_SECONDS", 0.1)
     broken, sound = _faulty("exit"), [_faulty("none", seed) for seed in range(3)]
     executor = LocalExecutor(num_jobs=2, silence_seconds=60.0, plugins=(str(FAULTY),), gpus=("0",))
     events = list(executor.execute([broken, *sound]))
