@@ -33,17 +33,20 @@ def assert_agrees(
         assert_close(name, actual[name], expected[name], dtype)
 
 
-def assert_close(name: str, actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+def assert_close(
+    name: str, actual: Tensor, expected: Tensor, dtype: torch.dtype, *, size_of_terms: float = 1.0
+) -> None:
     """All is finite, and the largest difference is within dtype's tolerance of the largest entry.
 
-    Inputs are of order one, and so is what an entry sums up: one that happens to cancel is measured against that.
+    Inputs are of order one, and so is what an entry sums up, if `size_of_terms` does not say otherwise: one that
+    happens to cancel is measured against that.
     """
     assert actual.shape == expected.shape, f"{name} has shape {tuple(actual.shape)}, not {tuple(expected.shape)}"
     if expected.numel() == 0:
         return
     assert bool(torch.isfinite(actual).all()), f"{name} is not finite everywhere"
     error = float((_wide(actual) - _wide(expected)).abs().max())
-    scale = max(float(expected.abs().max()), 1.0)
+    scale = max(float(expected.abs().max()), size_of_terms)
     assert error <= TOLERANCES[dtype] * scale, f"{name} is off by {error:.2e} where the largest entry is {scale:.2e}"
 
 

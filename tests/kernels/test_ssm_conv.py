@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -52,11 +53,27 @@ def wide(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 def assert_all_agree(inputs: dict[str, Tensor], **options: Any) -> None:
     """Outputs, final state and every gradient of all implementations are those of the reference in float64."""
     function = partial(s4d_conv, return_final_state=True, **options)
-    expected = outputs_and_gradients(partial(function, implementation="reference"), wide(inputs))
+    specification = partial(function, implementation="reference")
+    expected = outputs_and_gradients(specification, wide(inputs))
+    sizes = {"gradient of delta": usual_gradient_of_delta(specification, **wide(inputs))}
     for implementation in IMPLEMENTATIONS:
         actual = outputs_and_gradients(partial(function, implementation=implementation), inputs)
         for name in expected:
-            assert_close(f"{implementation}: {name}", actual[name], expected[name], torch.float32)
+            size = sizes.get(name, 1.0)
+            assert_close(f"{implementation}: {name}", actual[name], expected[name], torch.float32, size_of_terms=size)
+
+
+def usual_gradient_of_delta(specification: Callable[..., Any], delta: Tensor, **others: Tensor) -> float:
+    """Root mean square, over random losses, of the gradient of the step size, in the channel where it is largest.
+
+    It sums up hundreds, and in one channel or two may happen to be small.
+    """
+    step_H = 1e-6 * delta
+    (y_BLH, h_BHN), (further_BLH, further_BHN) = (
+        specification(delta=stepped, **others) for stepped in (delta - step_H, delta + step_H)
+    )
+    squares_H = (further_BLH - y_BLH).square().sum((0, 1)) + (further_BHN - h_BHN).abs().square().sum((0, 2))
+    return float((squares_H.sqrt() / (2 * step_H)).max())
 
 
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 511, 513])
@@ -202,11 +219,10 @@ def test_the_gradients_are_those_of_finite_differences(implementation: str) -> N
     assert torch.autograd.gradcheck(function, [x.requires_grad_() for x in inputs.values()])
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_states_that_decay_at_once_and_hardly_at_all(implementation: str) -> None:
+def test_states_that_decay_at_once_and_hardly_at_all() -> None:
     inputs = random_inputs(2, 200, 4, 4)
     inputs["delta"] = torch.tensor([1e-6, 1e-3, 1.0, 300.0])
-    assert_agrees(partial(s4d_conv, implementation=implementation), reference, inputs, torch.float32)
+    assert_all_agree(inputs)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
