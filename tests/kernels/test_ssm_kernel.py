@@ -60,11 +60,11 @@ def test_the_convolution_equals_the_recurrence() -> None:
     inputs = random_inputs(6, 8)
     u = torch.randn(2, 200, 6)
     y = long_conv(u, s4d_kernel(**inputs, length=200))
-    A_bar, B_bar = s4d_discretize(inputs["delta"], inputs["A"])
-    h = torch.zeros(2, 6, 8, dtype=torch.complex64)
+    A_bar, B_bar = s4d_discretize(inputs["delta"].double(), inputs["A"].to(torch.complex128))
+    h = torch.zeros(2, 6, 8, dtype=torch.complex128)
     for t in range(200):
         h = A_bar * h + B_bar * inputs["B"] * u[:, t, :, None]
-        assert_close(f"y at {t}", 2 * (inputs["C"] * h).sum(-1).real, y[:, t], torch.float32)
+        assert_close(f"y at {t}", y[:, t], 2 * (inputs["C"] * h).sum(-1).real, torch.float32)
 
 
 def test_the_recurrence_is_that_of_the_zero_order_hold_where_steps_are_tiny() -> None:
