@@ -49,9 +49,9 @@ def test_many_chunks_are_passed_on_in_groups(length: int) -> None:
 
 
 def test_float64_is_computed_in_float64() -> None:
-    assert_agrees(
-        ssd, reference, random_inputs(65, dtype=torch.float64) | {"delta": torch.rand(2, 65, 4).double()}, torch.float64
-    )
+    # Without a softplus, what makes up a step must be positive, or the state grows beyond all bounds.
+    positive = {"delta": torch.rand(2, 65, 4).double(), "delta_bias": torch.rand(4).double()}
+    assert_agrees(ssd, reference, random_inputs(65, dtype=torch.float64) | positive, torch.float64)
 
 
 def test_bfloat16_loses_no_more_than_its_own_rounding() -> None:
