@@ -67,8 +67,9 @@ def training_table(results: Results) -> Table | None:
         caption=(
             "Of the selected learning rate. Validation is the mean over seeds of the best score while training, by "
             "which the learning rate and the step were selected; test is read once, of those weights. Solved: seeds "
-            f"whose test score says so, with the Wilson interval of their share.{_solved_at_text(results)} Steps, "
-            "tokens and time to solve: median over the seeds whose validation got there, up to that validation."
+            "whose test score says so, with the Wilson interval of their share; one that diverged has not solved it."
+            f"{_solved_at_text(results)} Steps, tokens and time to solve: median over the seeds whose validation got "
+            "there, up to that validation."
         ),
         row_title="Model",
         columns=(
@@ -262,7 +263,7 @@ def _accuracy_cell(entry: AccuracyEntry | None) -> TableCell:
     if entry.is_split:
         return _split_cell(entry, entry.task.metric, lr, *_shortfalls(entry.selected))
     has_solved = entry.task.solved_at is not None
-    solved = f"{entry.num_solved}/{len(scores)} solved" if has_solved else counted(len(scores), "seed")
+    solved = f"{entry.num_solved}/{entry.num_seeds} solved" if has_solved else counted(len(scores), "seed")
     return _score_cell(scores, entry.task.metric, solved, lr, *_shortfalls(entry.selected))
 
 
@@ -270,7 +271,7 @@ def _split_cell(entry: AccuracyEntry, metric: Metric, *details: str) -> TableCel
     """How many seeds solved the task, and what the others reach."""
     others = sorted(score for score in entry.reported_scores.values() if not entry.task.is_solved(score))
     reached = metric.write_range(others[0], others[-1]) if len(others) > 1 else metric.write(others[0])
-    num_seeds = len(entry.reported_scores)
+    num_seeds = entry.num_seeds
     interval = wilson_interval(entry.num_solved, num_seeds)
     return TableCell(
         text=f"{entry.num_solved}/{num_seeds} solved",
@@ -390,8 +391,8 @@ def _training_cells(entry: AccuracyEntry, trial: Trial, metric: Metric) -> tuple
 
 
 def _solved_cell(entry: AccuracyEntry) -> TableCell:
-    num_seeds = len(entry.reported_scores)
-    if entry.task.solved_at is None or not num_seeds:
+    num_seeds = entry.num_seeds
+    if entry.task.solved_at is None or not entry.reported_scores:
         return TableCell(status="absent")
     shown = _whole_percents(wilson_interval(entry.num_solved, num_seeds))
     return TableCell(text=f"{entry.num_solved}/{num_seeds}", value=entry.num_solved / num_seeds, details=(shown,))
@@ -418,8 +419,8 @@ def _length_cell(entry: AccuracyEntry, metric: Metric, length: int) -> TableCell
         return TableCell(text="not tested", note=reason, status="failed") if reason else TableCell(status="absent")
     shown = metric.write_range(min(scores), max(scores)) if len(scores) > 1 else ""
     if entry.task.is_split_by(scores):
-        num_solved = entry.task.num_solved(scores)
-        return TableCell(text=f"{num_solved}/{len(scores)} solved", value=num_solved / len(scores), details=(shown,))
+        num_solved, num_seeds = entry.task.num_solved(scores), entry.num_seeds_at(length)
+        return TableCell(text=f"{num_solved}/{num_seeds} solved", value=num_solved / num_seeds, details=(shown,))
     return number_cell(statistics.fmean(scores), metric.write, shown)
 
 

@@ -130,12 +130,14 @@ def _score_text(entry: AccuracyEntry, metric: Metric) -> str:
         small_print.insert(0, f"95 % interval {metric.write_range(interval.low, interval.high)}")
     if entry.task.solved_at is not None:
         small_print.append(f"{entry.num_solved} solved it")
+    if num_diverged := entry.num_seeds - len(scores):
+        small_print.append(f"{num_diverged} diverged")
     return f"{metric.write(statistics.fmean(scores))} ({', '.join(small_print)})"
 
 
 def _outcome_text(entry: AccuracyEntry, metric: Metric) -> str:
     """What a model came to, in a count where a mean over its seeds would describe none of them."""
-    num_seeds, points = len(entry.reported_scores), entry.solved().values()
+    num_seeds, points = entry.num_seeds, entry.solved().values()
     if not entry.is_split:
         return f"{entry.model.label} reaches a {metric.title} of {_score_text(entry, metric)}"
     interval = wilson_interval(entry.num_solved, num_seeds)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reports import formatting
@@ -11,7 +12,7 @@ from reports.failures import FAILURE_TITLES, NOT_RUN
 from reports.formatting import counted, percentage
 from reports.results import SOLVED_AT, AccuracyEntry, Results
 from reports.verdicts import Evidence, Score, Verdict, VerdictKind, judge, judge_ordering, tally
-from suite.spec import Comparison, Published, Reproduction, Tolerance
+from suite.spec import Comparison, Published, Reproduction
 
 _MARKS: Mapping[VerdictKind, str] = {"reproduced": "✓", "differs": "✗", "inconclusive": "~"}
 """What is judged, and how a table says so in one sign."""
@@ -39,6 +40,11 @@ class _Answer:
     @property
     def series(self) -> int | None:
         return self.entry.model.index if self.entry is not None else None
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the seeds are better counted than averaged."""
+        return self.entry is not None and self.entry.task.is_split_by(self.evidence.shares)
 
 
 def reproduction_sections(results: Results) -> list[Section]:
@@ -70,28 +76,35 @@ def _answers(reproduction: Reproduction, results: Results) -> list[_Answer]:
         outcome.cell.id: entry for entry in results.accuracy for trial in entry.trials for outcome in trial.outcomes
     }
     tried = {asked.column for asked in reproduction.comparisons if asked.cells}
-    answers = []
+    seen = []
     for asked in reproduction.comparisons:
         if asked.column in tried:
             entry = next((entries[cell] for cell in asked.cells if cell in entries), None)
-            evidence = _evidence(entry, asked.test_length) if entry is not None else Evidence()
-            verdict = judge(asked.published, evidence, reproduction.tolerance, is_reduced=asked.is_reduced)
-            if entry is not None and verdict.kind in _OPEN:
-                verdict = _with_other_rates(verdict, asked, entry, reproduction.tolerance)
-            if not asked.cells:
-                verdict = Verdict("not tried", "")
-            answers.append(_Answer(asked, entry, evidence, verdict))
+            seen.append((asked, entry, _evidence(entry, asked.test_length) if entry is not None else Evidence()))
+    solved = {asked.column for asked, _, evidence in seen if evidence.num_solved}
+    answers = []
+    for asked, entry, evidence in seen:
+        judged = functools.partial(
+            judge,
+            asked.published,
+            tolerance=reproduction.tolerance,
+            is_reduced=asked.is_reduced,
+            is_solved_by_another=asked.column in solved,
+        )
+        verdict = judged(evidence) if asked.cells else Verdict("not tried", "")
+        if entry is not None and verdict.kind in _OPEN:
+            verdict = replace(verdict, rates=tuple(_reproducing_rates(entry, asked.test_length, judged)))
+        answers.append(_Answer(asked, entry, evidence, verdict))
     return answers
 
 
-def _with_other_rates(verdict: Verdict, asked: Comparison, entry: AccuracyEntry, tolerance: Tolerance) -> Verdict:
-    """The verdict, and at which learning rates that validation did not select the entry is reproduced all the same."""
-    rates = []
+def _reproducing_rates(
+    entry: AccuracyEntry, test_length: int | None, judged: Callable[[Evidence], Verdict]
+) -> Iterator[str]:
+    """The learning rates of the grid at which the entry would be reproduced."""
     for trial in entry.trials:
-        evidence = _evidence(replace(entry, trials=(trial,)), asked.test_length)
-        if judge(asked.published, evidence, tolerance, is_reduced=asked.is_reduced).kind == "reproduced":
-            rates.append(formatting.learning_rate(trial.learning_rate))
-    return replace(verdict, rates=tuple(rates))
+        if judged(_evidence(replace(entry, trials=(trial,)), test_length)).kind == "reproduced":
+            yield formatting.learning_rate(trial.learning_rate)
 
 
 def _evidence(entry: AccuracyEntry, test_length: int | None) -> Evidence:
@@ -106,7 +119,7 @@ def _evidence(entry: AccuracyEntry, test_length: int | None) -> Evidence:
     }
     scores = tuple(Score(share, num_sequences[seed]) for seed, share in entry.test_scores(length).items())
     missing = "" if scores or length is None else entry.untested.get(length, "not tested")
-    return Evidence(scores, missing, entry.task.baseline)
+    return Evidence(scores, missing, entry.task.baseline, entry.selected.num_diverged)
 
 
 def _paragraphs(reproduction: Reproduction, results: Results) -> list[str]:
@@ -116,7 +129,8 @@ def _paragraphs(reproduction: Reproduction, results: Results) -> list[str]:
         paragraphs.append(
             f"This is the preset '{spec.preset}', a reduced size: the last table says what is not as published, and by "
             "how much. At a reduced size numbers do not compare with published ones. Judged is only who solves the "
-            f"task, with at least {formatting.percent(SOLVED_AT)}, and who does not; the verdicts say so."
+            f"task, with at least {formatting.percent(SOLVED_AT)}, and who does not, if any row does; the verdicts say "
+            "so."
         )
     else:
         tolerance = reproduction.tolerance
@@ -126,7 +140,10 @@ def _paragraphs(reproduction: Reproduction, results: Results) -> list[str]:
             f"or within {tolerance.chance:g} points of chance where the published number does."
         )
     if num_missing:
-        paragraphs.append(f"{counted(num_missing, 'cell')} of {len(results.outcomes)} have not been run yet.")
+        paragraphs.append(
+            f"{counted(num_missing, 'cell')} of {len(results.outcomes)} have not been run yet; where some of a row's "
+            "are there, its verdict is of those."
+        )
     return paragraphs
 
 
@@ -186,6 +203,8 @@ def _marked_cell(answer: _Answer) -> TableCell:
     published, evidence = answer.asked.published, answer.evidence
     unmeasured = _unmeasured_cell(answer)
     ours = percentage(evidence.mean) if unmeasured is None else unmeasured.text
+    if answer.is_split:
+        ours = f"{evidence.num_solved}/{evidence.num_seeds} solved"
     return TableCell(
         text=f"{_MARKS.get(answer.verdict.kind, '')} {ours}".strip(),
         value=evidence.mean,
@@ -207,7 +226,7 @@ def _verdict_table(reproduction: Reproduction, answers: Sequence[_Answer], order
                 text_cell(answer.verdict.wanted),
                 _ours_cell(answer),
                 _solved_cell(answer.evidence),
-                _verdict_cell(answer.verdict, is_reduced=answer.asked.is_reduced),
+                _verdict_cell(answer.verdict, *_gaps(answer), is_reduced=answer.asked.is_reduced),
             ),
         )
         for answer in answers
@@ -217,7 +236,8 @@ def _verdict_table(reproduction: Reproduction, answers: Sequence[_Answer], order
         title=reproduction.title if has_one_column else "One by one",
         caption=(
             "Ours: mean test accuracy over seeds, of the learning rate that validation selected, with its 95 % "
-            "interval: Student-t over seeds, or Wilson over test sequences where there is one seed or all agree. "
+            "interval: Student-t over seeds, or Wilson over test sequences where there is one seed or all agree. Where "
+            "some seeds solved the task and the others are far from it, how many did, and the range of all. "
             f"Solved: seeds with at least {formatting.percent(SOLVED_AT)}. Wanted: where the interval has to lie, or "
             "every seed; in order, every seed of the one above every seed of the other."
         ),
@@ -241,9 +261,15 @@ def _paper_cell(published: Published) -> TableCell:
 
 
 def _ours_cell(answer: _Answer) -> TableCell:
-    interval = answer.evidence.interval
+    evidence, interval = answer.evidence, answer.evidence.interval
     if interval is None:
         return _unmeasured_cell(answer) or NOT_RUN
+    if answer.is_split:
+        low, high = min(evidence.shares), max(evidence.shares)
+        return TableCell(
+            text=f"{evidence.num_solved}/{evidence.num_seeds} solved",
+            details=(f"{percentage(low)}–{percentage(high)}", *filter(None, [_selected_rate(answer.entry)])),
+        )
     return number_cell(
         answer.evidence.mean,
         formatting.percent,
@@ -272,15 +298,26 @@ def _unmeasured_cell(answer: _Answer) -> TableCell | None:
 def _solved_cell(evidence: Evidence) -> TableCell:
     if not evidence.scores:
         return TableCell(status="absent")
-    num_seeds = len(evidence.scores)
+    num_seeds = evidence.num_seeds
     return TableCell(text=f"{evidence.num_solved}/{num_seeds}", value=evidence.num_solved / num_seeds)
 
 
-def _verdict_cell(verdict: Verdict, *, is_reduced: bool) -> TableCell:
+def _gaps(answer: _Answer) -> list[str]:
+    """What a verdict does without, where some of its cells were measured."""
+    entry = answer.entry
+    if entry is None or entry.selected is None or not answer.evidence.scores:
+        return []
+    num_failed, num_seeds = entry.selected.num_failed, len(entry.selected.outcomes)
+    num_not_run, num_cells = sum(trial.num_not_run for trial in entry.trials), len(answer.asked.cells)
+    gaps = [f"{num_failed} of {counted(num_seeds, 'seed')} failed"] if num_failed else []
+    return [*gaps, f"{num_not_run} of {counted(num_cells, 'cell')} not run yet"] if num_not_run else gaps
+
+
+def _verdict_cell(verdict: Verdict, *gaps: str, is_reduced: bool) -> TableCell:
     remarks = ["reduced"] if is_reduced and verdict.kind in _MARKS else []
     remarks += [verdict.remark] if verdict.remark else []
     remarks += [f"reproduced at lr {' and '.join(verdict.rates)}"] if verdict.rates else []
-    return text_cell(verdict.kind, *remarks)
+    return text_cell(verdict.kind, *remarks, *gaps)
 
 
 def _ordering_rows(reproduction: Reproduction, answers: Sequence[_Answer]) -> list[tuple[Row, Verdict]]:
@@ -293,7 +330,7 @@ def _ordering_rows(reproduction: Reproduction, answers: Sequence[_Answer]) -> li
             if better is None or worse is None:
                 continue
             verdict = judge_ordering(better.evidence, worse.evidence)
-            means = [formatting.percent(answer.evidence.mean) for answer in (better, worse)]
+            means = [_in_short(answer) for answer in (better, worse)]
             cells = (
                 TableCell(status="absent"),
                 text_cell(verdict.wanted),
@@ -304,6 +341,13 @@ def _ordering_rows(reproduction: Reproduction, answers: Sequence[_Answer]) -> li
             header = f"{ordering.better}, {ordering.worse}: {column}"
             rows.append((Row(header=header, group=_ORDERINGS, cells=cells), verdict))
     return rows
+
+
+def _in_short(answer: _Answer) -> str:
+    evidence = answer.evidence
+    if answer.is_split:
+        return f"{evidence.num_solved}/{evidence.num_seeds} solved"
+    return formatting.percent(evidence.mean)
 
 
 def _differences_table(reproduction: Reproduction) -> Table | None:

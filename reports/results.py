@@ -224,6 +224,12 @@ class Trial:
         return sum(outcome.status == "failed" for outcome in self.outcomes)
 
     @property
+    def num_diverged(self) -> int:
+        """Seeds whose training left the finite numbers, which is an outcome of the model and not of the machine."""
+        failures = (outcome.failure for outcome in self.outcomes)
+        return sum(failure is not None and failure.kind == "diverged" for failure in failures)
+
+    @property
     def num_not_run(self) -> int:
         return sum(outcome.status == "not_run" for outcome in self.outcomes)
 
@@ -299,6 +305,16 @@ class AccuracyEntry:
     def num_solved(self) -> int:
         """Seeds that solved the task, by their reported test scores."""
         return self.task.num_solved(self.reported_scores.values())
+
+    @property
+    def num_seeds(self) -> int:
+        """Seeds that have a reported score or diverged: all that could have solved the task."""
+        return self.num_seeds_at(self.reported_length)
+
+    def num_seeds_at(self, length: int | None) -> int:
+        """The same at a test length."""
+        num_diverged = self.selected.num_diverged if self.selected is not None else 0
+        return len(self.test_scores(length)) + num_diverged
 
     @property
     def is_split(self) -> bool:

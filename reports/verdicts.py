@@ -44,6 +44,8 @@ class Evidence:
     """Why there is no score, if none is there but one was tried."""
     baseline: float | None = None
     """The score of a model that cannot see the sequence."""
+    num_diverged: int = 0
+    """Seeds without a score because their training diverged. They have not solved the task."""
 
     @property
     def shares(self) -> list[float]:
@@ -56,6 +58,11 @@ class Evidence:
     @property
     def num_solved(self) -> int:
         return sum(share >= SOLVED_AT for share in self.shares)
+
+    @property
+    def num_seeds(self) -> int:
+        """Those that have ended, with a score or without a finite loss."""
+        return len(self.scores) + self.num_diverged
 
     @property
     def interval(self) -> Interval | None:
@@ -81,14 +88,31 @@ class Verdict:
     """Learning rates that validation did not select and that would have reproduced it."""
 
 
-def judge(published: Published, evidence: Evidence, tolerance: Tolerance, *, is_reduced: bool) -> Verdict:
-    """The verdict on one published entry."""
+def judge(
+    published: Published,
+    evidence: Evidence,
+    tolerance: Tolerance,
+    *,
+    is_reduced: bool,
+    is_solved_by_another: bool = True,
+) -> Verdict:
+    """The verdict on one published entry.
+
+    Args:
+        published: the entry.
+        evidence: what this run says of it.
+        tolerance: how far a number may be off.
+        is_reduced: whether task, model or training are not of the published size.
+        is_solved_by_another: whether some row solves this column of the table. At a reduced size only that shows that
+            the training was enough, without which a model that does not solve the task says nothing about itself.
+    """
     if published == OUT_OF_MEMORY:
         return _judge_memory(evidence)
     if published == "not reported":
         return Verdict(_unmeasured(evidence) or "not compared", "")
     if isinstance(published, str) or is_reduced:
-        return _judge_solving(evidence, should_solve=_says_solved(published))
+        is_trained_enough = is_solved_by_another or not is_reduced
+        return _judge_solving(evidence, _says_solved(published), is_trained_enough=is_trained_enough)
     return _judge_number(published / 100, evidence, tolerance)
 
 
@@ -144,12 +168,14 @@ def _says_solved(published: Published) -> bool:
     return published == "solves" or (not isinstance(published, str) and published / 100 >= SOLVED_AT)
 
 
-def _judge_solving(evidence: Evidence, *, should_solve: bool) -> Verdict:
+def _judge_solving(evidence: Evidence, should_solve: bool, *, is_trained_enough: bool) -> Verdict:
     wanted = f"{'≥' if should_solve else '<'} {100 * SOLVED_AT:g} %"
     if unmeasured := _unmeasured(evidence):
         return Verdict(unmeasured, wanted)
-    if 0 < evidence.num_solved < len(evidence.scores):
+    if 0 < evidence.num_solved < evidence.num_seeds:
         return Verdict("inconclusive", wanted, "seeds disagree")
+    if not (evidence.num_solved or should_solve or is_trained_enough):
+        return Verdict("inconclusive", wanted, "no row solves it here")
     return Verdict("reproduced" if (evidence.num_solved > 0) == should_solve else "differs", wanted)
 
 

@@ -182,6 +182,30 @@ def test_a_reduced_run_says_so_and_judges_who_solves_it() -> None:
     assert any("a reduced size" in text for text in report.sections[0].paragraphs)
 
 
+def test_a_reduced_run_in_which_nothing_learns_reproduces_nothing() -> None:
+    report = build_report([*_measured(SOLVER, 0.1, 0.1), *_measured(OTHER, 0.1, 0.1)], _spec(is_reduced=True))
+    verdicts = {(row.group, row.header): row.cells[-1] for row in _table(report, "verdicts").rows}
+    assert verdicts["the solver", "2^8"].text == "differs"
+    assert verdicts["the other", "2^8"].text == "inconclusive"
+    assert verdicts["the other", "2^8"].details == ("reduced", "no row solves it here")
+
+
+def test_a_verdict_says_what_it_does_without() -> None:
+    report = build_report([*_measured(SOLVER[:1], 1.0, 1.0), record(SOLVER[1], diverged())], _spec())
+    first = _table(report, "verdicts").rows[0]
+    assert first.cells[3].text == "1/2"
+    assert first.cells[-1].details == ("1 of 2 seeds failed",)
+    report = build_report(_measured(SOLVER[:1], 1.0, 1.0), _spec())
+    assert _table(report, "verdicts").rows[0].cells[-1].details == ("1 of 2 cells not run yet",)
+
+
+def test_seeds_far_apart_are_counted_and_not_averaged() -> None:
+    report = build_report([*_measured(SOLVER[:1], 1.0, 1.0), *_measured(SOLVER[1:], 0.07, 0.07)], _spec())
+    ours = _table(report, "verdicts").rows[0].cells[2]
+    assert (ours.text, ours.details) == ("1/2 solved", ("7.0–100.0",))
+    assert _table(report, "verdict-matrix").rows[0].cells[0].text == "~ 1/2 solved"
+
+
 def test_rows_with_budgets_of_their_own_stand_in_one_table() -> None:
     """A published table gives each row its own number of steps; apart from it they would be different tasks."""
     long, short = accuracy_cell("mamba", budget=Budget(steps=800)), accuracy_cell("s4", budget=Budget(steps=200))

@@ -155,6 +155,15 @@ def test_a_seed_that_failed_is_told_beside_the_mean_of_the_others() -> None:
     assert "1 of 2 seeds failed" in _cell(_table(report, "accuracy"), "mamba", "copying").details
 
 
+def test_a_seed_that_diverged_counts_as_one_that_has_not_solved_it() -> None:
+    seeds = [accuracy_cell(seed=seed) for seed in range(3)]
+    outcomes = (accuracy(1.0), diverged(), out_of_memory())
+    report = build_report([record(cell, outcome) for cell, outcome in zip(seeds, outcomes, strict=True)])
+    assert "1/2 solved" in _cell(_table(report, "accuracy"), "mamba", "copying").details
+    assert _cell(_table(report, "training"), "mamba", "Solved").text == "1/2"
+    assert "1 diverged" in report.sections[0].findings[0].statement
+
+
 def test_a_model_that_always_failed_stands_with_its_reason() -> None:
     report = build_report([record(accuracy_cell("mamba"), diverged()), record(accuracy_cell("gru"), accuracy(0.5))])
     cell = _cell(_table(report, "accuracy"), "mamba", "copying")

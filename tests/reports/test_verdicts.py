@@ -103,6 +103,24 @@ def test_seeds_that_disagree_settle_nothing() -> None:
     assert verdict == Verdict("inconclusive", "≥ 95 %", "seeds disagree")
 
 
+def test_a_seed_that_diverged_has_not_solved_the_task() -> None:
+    assert _kind("solves", _seen(1.0, num_diverged=1)) == "inconclusive"
+    assert _kind("does not solve", _seen(0.07, num_diverged=1)) == "reproduced"
+    assert _kind("solves", _seen(1.0, 1.0)) == "reproduced"
+
+
+def test_where_no_row_solves_a_reduced_task_not_solving_it_says_nothing() -> None:
+    def kind(published: Published, share: float, *, is_reduced: bool = True) -> str:
+        alone = judge(published, _seen(share), TOLERANCE, is_reduced=is_reduced, is_solved_by_another=False)
+        return alone.kind
+
+    assert kind(18.3, 0.09) == "inconclusive"
+    assert kind("does not solve", 0.09) == "inconclusive"
+    assert kind(99.8, 0.09) == "differs"
+    assert kind("does not solve", 0.09, is_reduced=False) == "reproduced"
+    assert _kind(18.3, _seen(0.09), is_reduced=True) == "reproduced"
+
+
 def test_out_of_memory_is_a_result() -> None:
     assert _kind("out of memory", Evidence(missing="out of memory")) == "reproduced"
     assert _kind("out of memory", _seen(0.06)) == "not compared"
