@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 import pydantic
 from pydantic import ConfigDict, Field
+from pydantic_core import ErrorDetails
 
 from suite.errors import UsageError, unknown
 
@@ -69,10 +70,22 @@ class Settings(pydantic.BaseModel):
                 *place, last = first["loc"]
                 inside = ".".join([where, *map(str, place)])
                 raise unknown("setting", str(last), _fields_at(cls, place), where=f"in {inside}") from None
-            message = first["msg"].removeprefix("Value error, ")
+            if first["type"] == "missing":
+                raise UsageError(f"{where}.{key} is missing, and there is no default") from None
+            message = _in_words(first)
             if not key:
                 raise UsageError(f"{where}: {message}") from None
             raise UsageError(f"{where}.{key} = {first['input']!r}: {message}") from None
+
+
+def _in_words(error: ErrorDetails) -> str:
+    """What was wanted, in a user's words where pydantic's are a programmer's."""
+    match error["type"]:
+        case "tuple_type":
+            return f"expected a list, for example [{json.dumps(error['input'], default=str)}]"
+        case "too_short":
+            return f"expected at least {error['ctx']['min_length']} of them"
+    return error["msg"].removeprefix("Value error, ")
 
 
 def _fields_at(settings: type[pydantic.BaseModel], place: Iterable[int | str]) -> set[str]:

@@ -124,7 +124,11 @@ def _factor(pairs: Iterable[tuple[Any, Any]]) -> str:
         return ""
     ratios = sorted({before / now for before, now in pairs})
     ends = ratios if len(ratios) == 1 else [ratios[0], ratios[-1]]
-    return " to ".join(f"÷ {ratio:.3g}" if ratio >= 1 else f"× {1 / ratio:.3g}" for ratio in ends)
+    return " to ".join(f"÷ {_three_digits(ratio)}" if ratio >= 1 else f"× {_three_digits(1 / ratio)}" for ratio in ends)
+
+
+def _three_digits(ratio: float) -> str:
+    return f"{float(f'{ratio:.3g}'):,.0f}" if ratio >= 1000 else f"{ratio:.3g}"
 
 
 def _is_number(value: Any) -> bool:

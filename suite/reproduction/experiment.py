@@ -194,7 +194,8 @@ def load_experiment(name: str) -> Experiment:
 
 def read_experiment_file(path: Path) -> Experiment:
     """Raises UsageError: the file cannot be read, is not TOML, has an unknown key or a table that is not whole."""
+    content = read_toml(path)
     try:
-        return Experiment.parse(read_toml(path), where="experiment")
+        return Experiment.parse(content, where="experiment")
     except UsageError as error:
         raise UsageError(f"The experiment file {path}: {error}") from None

@@ -28,6 +28,9 @@ from suite.spec import (
 
 Overrides = dict[str, dict[str, Any]]
 
+_SWEEP = ("learning_rates", "num_seeds")
+"""Settings of `preset` that mean something here: a published grid is not extended, and nothing is timed or matched."""
+
 
 class ReproductionRequest(Settings):
     """What a user asks of an experiment."""
@@ -55,7 +58,7 @@ def plan_reproduction(experiment: Experiment, request: ReproductionRequest, regi
         SuiteError: a preset, row, name, setting or device does not exist or does not fit.
     """
     rows = _rows(experiment, request.rows)
-    _refuse_foreign_sections(experiment, request.overrides)
+    _refuse_what_no_row_uses(experiment, rows, request.overrides)
     here = _trainings(experiment, rows, request, registry)
     as_published = request.model_copy(update={"preset": "paper", "seeds": None, "overrides": {}})
     published = _trainings(experiment, rows, as_published, registry)
@@ -99,11 +102,20 @@ def _rows(experiment: Experiment, labels: Sequence[str] | None) -> tuple[Experim
     return tuple(row for row in experiment.rows if row.label in labels)
 
 
-def _refuse_foreign_sections(experiment: Experiment, overrides: Overrides) -> None:
-    known = {experiment.task, *(row.model for row in experiment.rows), *SHARED_SECTIONS}
+def _refuse_what_no_row_uses(experiment: Experiment, rows: Sequence[ExperimentRow], overrides: Overrides) -> None:
+    models = {row.model for row in experiment.rows}
     for section in overrides:
-        if section not in known:
+        if section not in (known := {experiment.task, *models, *SHARED_SECTIONS}):
             raise unknown("section", section, known, where="in this experiment")
+        if section in models and all(row.model != section for row in rows):
+            with_it = ", ".join(row.label for row in experiment.rows if row.model == section)
+            raise UsageError(
+                f"'{section}' has settings but is in none of the rows of this run. Add one of {with_it}, or leave its "
+                "settings out"
+            )
+    for key in overrides.get("preset", {}):
+        if key not in _SWEEP:
+            raise unknown("setting", key, _SWEEP, where="in preset of a reproduction")
 
 
 def _trainings(

@@ -166,6 +166,19 @@ def test_how_much_was_reduced_is_found_not_typed() -> None:
     assert all(entry.is_reduced for entry in _reproduction(spec).comparisons if entry.cells)
 
 
+def test_a_large_factor_is_written_out() -> None:
+    spec = _plan("mamba/table1", preset="paper", overrides=parse_assignments(["budget.steps=60"]))
+    (steps,) = _reproduction(spec).differences
+    assert steps.factor == "÷ 6,670"
+
+
+def test_settings_of_a_model_that_no_chosen_row_has_are_refused() -> None:
+    overrides = parse_assignments(["mamba:s6.state_size=8"])
+    with pytest.raises(UsageError, match=r"'mamba:s6' has settings but is in none .* Add one of Mamba with S6"):
+        _plan("mamba/table1", rows=["minGRU"], overrides=overrides)
+    assert _plan("mamba/table1", rows=["minGRU", "Mamba with S6"], overrides=overrides).overrides == overrides
+
+
 def test_what_is_tested_and_how_often_does_not_make_a_result_smaller() -> None:
     overrides = parse_assignments(["budget.test_batches=2", "preset.learning_rates=[1e-3]"])
     spec = _plan("mamba/table2", preset="paper", overrides=overrides, seeds=[0, 1])
@@ -258,6 +271,7 @@ def test_a_wrong_file_says_what_is_wrong_with_it(tiny: Path, old: str, new: str,
         ({"rows": ["the sovler"]}, "No row is called 'the sovler' in this experiment. Did you mean 'the solver'?"),
         ({"rows": []}, "No rows were given"),
         ({"overrides": {"mamba": {"state_size": 8}}}, "No section is called 'mamba' in this experiment"),
+        ({"overrides": {"preset": {"max_extensions": 2}}}, "No setting is called 'max_extensions' in preset of a repr"),
         ({"overrides": {"plain:lstm": {"conv_with": 8}}}, "Did you mean 'conv_width'?"),
         ({"overrides": {"budget": {"stops": 8}}}, "Did you mean 'steps'?"),
         ({"seeds": [-1]}, "reproduce.seeds.0 = -1"),
@@ -311,7 +325,7 @@ def test_results_of_another_protocol_are_not_mixed_in(tiny: Path, tmp_path: Path
     ("arguments", "said"),
     [
         (["mamba/table3"], "No experiment is called 'mamba/table3' (a file of your own ends in .toml). Did you mean"),
-        (["gone.toml"], "gone.toml cannot be read"),
+        (["gone.toml"], "Error: The experiment file gone.toml cannot be read"),
         (["mamba/table2", "--rows", "Mamab"], "No row is called 'Mamab' in this experiment. Did you mean 'Mamba'?"),
         (["mamba/table2", "--preset", "huge"], "No preset is called 'huge'"),
     ],

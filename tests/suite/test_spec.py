@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from suite.errors import UsageError
-from suite.spec import Budget, Cell, Choice, canonical_json
+from suite.spec import Budget, Cell, Choice, Preset, RunSpec, canonical_json
 from tests.suite.builders import cell
 
 
@@ -30,6 +30,17 @@ def test_a_wrong_setting_is_named_with_what_was_wanted(values: dict[str, object]
     with pytest.raises(UsageError) as raised:
         Budget.parse(values, where="budget")
     assert said in str(raised.value)
+
+
+def test_what_is_wanted_is_said_in_words_of_a_user() -> None:
+    for values, said in (
+        ({"learning_rates": 0.1}, r"preset.learning_rates = 0.1: expected a list, for example \[0.1\]$"),
+        ({"learning_rates": []}, r"preset.learning_rates = \[\]: expected at least 1 of them$"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            Preset.parse(values, where="preset")
+    with pytest.raises(UsageError, match=r"^run\.models is missing, and there is no default$"):
+        RunSpec.parse({}, where="run")
 
 
 @given(st.permutations(["model", "task", "shell", "precision", "device", "budget", "seed", "learning_rate", "kind"]))
