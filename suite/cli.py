@@ -32,9 +32,10 @@ from suite.options import (
 )
 from suite.plan_command import plan
 from suite.reproduction.commands import reproduce
-from suite.terminal import carry_out, console, errors, of_spec, open_page, write_file
+from suite.terminal import carry_out, console, errors, of_spec, open_page, print_text, write_file
 
 if TYPE_CHECKING:
+    from reports.document import Report
     from suite.records import Record
     from suite.registry import Entry
     from suite.spec import RunSpec
@@ -162,11 +163,11 @@ def report(
     wanted = Format.html if open_report else format
     if wanted is Format.html and out is None:
         out = folder / "report.html"
-    content = render(build_report(records, spec), wanted.value)
+    whole = build_report(records, spec)
     if out is None:
-        print(content)
+        _print(whole, wanted)
         return
-    write_file(out, content)
+    write_file(out, render(whole, wanted.value))
     console.print(f"Report: {out}", soft_wrap=True, highlight=False)
     if open_report:
         open_page(out)
@@ -180,13 +181,12 @@ def compare(
 ) -> None:
     """Set two results folders side by side: what changed, and whether it is more than noise."""
     from reports import compare as compare_records
-    from reports import render
 
     sides = [_read(folder, everything=True)[0] for folder in (a, b)]
     for folder, records in zip((a, b), sides, strict=True):
         if not records:
             raise UsageError(f"{folder} holds no records yet; there is nothing to compare")
-    print(render(compare_records(*sides), format.value))
+    _print(compare_records(*sides), format)
 
 
 @app.command()
@@ -236,6 +236,15 @@ def main() -> None:
         # The reader of our output (head, less) has gone; there is nobody left to tell.
         sys.stderr.close()
         sys.exit(1)
+
+
+def _print(report: Report, format: Format) -> None:
+    from reports import render
+
+    if format is Format.text:
+        print_text(report)
+    else:
+        print(render(report, format.value))
 
 
 def _read(folder: Path, everything: bool) -> tuple[list[Record], RunSpec | None]:

@@ -20,6 +20,7 @@ from suite.errors import StoreError, UsageError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from reports.document import Report
     from suite.executors.local import LocalExecutor
     from suite.records import Record
     from suite.spec import Cell, RunSpec
@@ -30,6 +31,9 @@ errors = Console(stderr=True)
 
 _MAIN_SECTIONS = ("summary", "accuracy", "throughput", "memory", "failures")
 """What the terminal shows at the end of a run; the page and `suite report` show all."""
+
+_NARROWEST = 40
+"""Columns below which a table is not folded any further."""
 
 _OF_A_REPRODUCTION = ("reproduction", "failures")
 
@@ -123,6 +127,13 @@ def matching_table(spec: RunSpec) -> Table:
     return table
 
 
+def print_text(report: Report) -> None:
+    """Prints it as wide as the terminal is; what is no terminal gets the same width everywhere."""
+    from reports.plain_text import render_text
+
+    print(render_text(report, width=max(console.width, _NARROWEST)) if console.is_terminal else render_text(report))
+
+
 def write_file(path: Path, content: str) -> None:
     """Raises StoreError if it cannot be written."""
     try:
@@ -198,7 +209,7 @@ def _publish(records: list[Record], spec: RunSpec, out: Path) -> Path:
     page = (out / "report.html").resolve()
     write_file(page, render(whole, "html"))
     print()
-    print(render(whole.only(*(_MAIN_SECTIONS if spec.reproduction is None else _OF_A_REPRODUCTION)), "text"))
+    print_text(whole.only(*(_MAIN_SECTIONS if spec.reproduction is None else _OF_A_REPRODUCTION)))
     console.print(f"Report: {page}", soft_wrap=True, highlight=False)
     return page
 

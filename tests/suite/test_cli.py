@@ -212,30 +212,21 @@ def test_check_fails_a_broken_task(tmp_path: Path) -> None:
 
 
 def test_a_terminal_sees_bars_and_the_time_left(tmp_path: Path) -> None:
-    """In a pseudo-terminal, as a person would."""
-    leader, follower = pty.openpty()
-    command = suite_command(
+    said = _in_a_terminal(
         "run", "--models", "faulty", "--tasks", "echo", "--plugin", FAULTY, "--seeds", "0,1,2", "--device", "cpu",
-        "--jobs", "1", "--measure", "accuracy", "--set", "echo.seconds=0.1", "--out", tmp_path / "results",
+        "--jobs", "1", "--measure", "accuracy", "--set", "echo.seconds=0.1", "--out", tmp_path / "results", width=160,
     )  # fmt: skip
-    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "160", "LINES": "40"}
-    process = subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, env=environment)
-    os.close(follower)
-    seen = b""
-    while True:
-        try:
-            chunk = os.read(leader, 1 << 16)
-        except OSError:  # the other end is closed: the command has ended
-            break
-        seen += chunk
-    os.close(leader)
-    assert process.wait() == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
-    assert "3 cells" in text
-    assert "1 done" in text
-    assert "loss" in text
-    assert "left" in text
-    assert "✓ faulty · echo · seed 2" in text
+    assert "3 cells" in said
+    assert "1 done" in said
+    assert "loss" in said
+    assert "left" in said
+    assert "✓ faulty · echo · seed 2" in said
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_report_is_as_wide_as_the_terminal(finished: Path, width: int) -> None:
+    lines = _in_a_terminal("report", finished, width=width).splitlines()
+    assert max(len(line) for line in lines if not line.startswith("    ")) in range(width - 8, width + 1)
 
 
 def test_the_record_on_disk_is_plain_json_without_nan(finished: Path) -> None:
@@ -253,6 +244,26 @@ def _cpu_seconds(*command: str) -> float:
     subprocess.run(command, check=True, capture_output=True, cwd=HOME)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _in_a_terminal(*arguments: object, width: int) -> str:
+    """What a person sees of a command that ends well, in a pseudo-terminal and without escape sequences."""
+    leader, follower = pty.openpty()
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": str(width), "LINES": "40"}
+    process = subprocess.Popen(
+        suite_command(*arguments), stdin=follower, stdout=follower, stderr=follower, env=environment
+    )
+    os.close(follower)
+    seen = b""
+    while True:
+        try:
+            chunk = os.read(leader, 1 << 16)
+        except OSError:  # the other end is closed: the command has ended
+            break
+        seen += chunk
+    os.close(leader)
+    assert process.wait() == 0
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
 
 
 def _has_gpu() -> bool:
