@@ -73,7 +73,7 @@ def match(candidates: Sequence[Candidate], matching: Matching, tolerance: float)
     matched = [search.nearest(target) for search in searches]
     for search, found in zip(searches, matched, strict=True):
         if not abs(found.residual) <= tolerance:
-            raise UsageError(_miss(search, searches, target, tolerance))
+            raise UsageError(_miss(search, searches, target, tolerance, is_given=matching.target is not None))
     return matched
 
 
@@ -165,17 +165,20 @@ class _Search:
         )
 
 
-def _miss(search: _Search, searches: Sequence[_Search], target: float, tolerance: float) -> str:
-    """What cannot be matched, what comes nearest, and the way out."""
+def _miss(search: _Search, searches: Sequence[_Search], target: float, tolerance: float, *, is_given: bool) -> str:
+    """What cannot be matched, what comes nearest, and the ways out; `is_given`: the target is no model's."""
     name, policy = search.candidate.model.name, search.policy
     reached = ", ".join(f"{found.size:,.0f} at width {found.width:,}" for found in search.neighbours(target))
     common = _common_target(search, searches, target, tolerance)
-    other_target = "another target" if common is None else f"--match {policy}={common:.0f}, which all of them reach"
+    ways_out = ["another target" if common is None else f"--match {policy}={common:.0f}, which all of them reach"]
+    if not is_given:
+        ways_out.append("a larger shell.width, of which a step is a smaller share")
     wide_enough = math.ceil(100 * abs(search.nearest(target).residual)) / 100
+    if wide_enough < 1:
+        ways_out.append(f"--set preset.match_tolerance={wide_enough:g}")
     return (
         f"{name} has no width with {target:,.0f} {MATCHED_UNITS[policy]} to within {tolerance:.3g} on "
-        f"{search.candidate.task.name}; nearest are {reached}. Use {other_target}, a larger shell.width, of which a "
-        f"step is a smaller share, or --set preset.match_tolerance={wide_enough:g}"
+        f"{search.candidate.task.name}; nearest are {reached}. Use {', or '.join(ways_out)}"
     )
 
 

@@ -16,7 +16,7 @@ from models.state import state_bytes
 from suite.errors import UsageError
 from suite.matching import Candidate, match
 from suite.registry import Registry
-from suite.spec import MatchedSize, Matching, MatchingPolicy, ShellSettings
+from suite.spec import MatchedSize, Matching, MatchingPolicy, Preset, ShellSettings
 from tests.suite.builders import FAULTY
 
 REGISTRY = Registry([FAULTY])
@@ -72,6 +72,19 @@ def test_widths_that_the_heads_do_not_divide_are_stepped_over() -> None:
 def test_nothing_as_large_as_a_model_is_ever_built() -> None:
     (size,) = matched("parameters=1e10", "mamba")
     assert abs(size.residual) < 0.001
+
+
+def test_only_ways_out_that_lead_out_are_named() -> None:
+    def said(match: str) -> str:
+        with pytest.raises(UsageError) as raised:
+            matched(match, *MODELS, width=64)
+        return str(raised.value)
+
+    assert "a larger shell.width" in said("parameters")
+    assert "a larger shell.width" not in said("parameters=65_472"), "it is where the search begins, and no more"
+    tolerance = float(said("parameters=65_472").rpartition("preset.match_tolerance=")[2])
+    assert Preset(match_tolerance=tolerance).match_tolerance < 1
+    assert "match_tolerance" not in said("parameters=10"), "nothing is within 23 times of a target"
 
 
 def test_what_no_width_reaches_is_named_with_sizes_and_a_target_that_all_reach() -> None:
