@@ -2,7 +2,9 @@
 
 As published, a model is trained for 200 epochs on 12,800 sequences, on every next token where that makes sense, and
 the best macro-averaged test accuracy counts. Here the answers alone are trained on and every step draws fresh
-sequences, unless `train_on` and `num_train_sequences` say otherwise; and validation selects, as for every task.
+sequences, unless `train_on` and `num_train_sequences` say otherwise; and validation selects, as for every task. The
+published sweep tries each learning rate without weight decay and with 0.1; here it is 0 unless `budget.weight_decay`
+says otherwise.
 """
 
 # B batch, N pairs of key and value in a sequence

@@ -190,5 +190,15 @@ def test_lengths_that_do_not_fit_are_refused(task: Any, length: int, message: st
         task.sample(np.random.default_rng(0), split="test", batch_size=1, length=length)
 
 
+def test_the_published_recall_has_nine_keys_and_nine_values_and_trains_on_every_token() -> None:
+    task = _task(AssociativeRecall, **AssociativeRecall.presets["paper"].settings)
+    batch = _drawn(task, 500)
+    assert batch.inputs.shape == (500, 42)
+    assert set(batch.inputs[:, 0:40:2].ravel()) == set(range(9))
+    assert set(batch.inputs[:, 1:40:2].ravel()) == set(range(9, 18))
+    assert (batch.targets != IGNORED).all()
+    assert (_drawn(task, 500, "test").targets[:, :-1] == IGNORED).all()
+
+
 def _arrays(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     return batch.inputs, batch.targets
