@@ -9,11 +9,12 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
-from suite.errors import DeviceError, UsageError, unknown
-from suite.plugin import Model, Task
+from suite.errors import DeviceError, SuiteError, UsageError, unknown
+from suite.plugin import Model, Task, keyed_generator
 from suite.registry import SHARED_SECTIONS, Registry
 from suite.spec import (
     Cell,
+    Choice,
     Device,
     Grid,
     MatchedSize,
@@ -114,7 +115,7 @@ def plan(request: Request, registry: Registry) -> RunSpec:
     """All cells of a request: accuracy for every learning rate and seed, cost at every length.
 
     Raises:
-        SuiteError: a name, preset, setting or device does not exist or does not fit.
+        SuiteError: a name, preset, setting or device does not exist or does not fit, or a task has no such sequences.
     """
     for kind, names in (("models", request.models), ("tasks", request.tasks)):
         if not names:
@@ -140,6 +141,7 @@ def plan(request: Request, registry: Registry) -> RunSpec:
         preset = _preset(task_class, request)
         task = _configured(task_class, preset.settings | request.overrides.get(task_name, {}))
         task_choice = task.choice(registry.entry("task", task_name).source_sha256)
+        _refuse_what_cannot_be_drawn(task, task_choice)
         grids[task_name] = Grid(learning_rates=preset.learning_rates, max_extensions=preset.max_extensions)
         shells = dict.fromkeys(models, preset.shell)
         if matching is not None:
@@ -211,6 +213,17 @@ def _preset(task: type[Task], request: Request) -> Preset:
 
 def _configured(plugin: type[Plugin], values: Mapping[str, Any]) -> Plugin:
     return plugin(plugin.Options.parse(values, where=plugin.name))
+
+
+def _refuse_what_cannot_be_drawn(task: Task, choice: Choice) -> None:
+    """Draws one sequence to train on: some sizes turn out to be impossible only then, and a corpus to be missing."""
+    try:
+        task.sample(keyed_generator(choice, 0, "train", 0), split="train", batch_size=1, length=task.length)
+    except SuiteError:
+        raise
+    except Exception:
+        # A task that breaks is its author's to mend: in a run it costs its own cells, with the trace in their records.
+        return
 
 
 def _match(

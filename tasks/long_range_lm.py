@@ -36,7 +36,7 @@ class LongRangeLM(Task):
         """`shipped`; or the path of a file or a folder of .txt (each a document), .jsonl, .json or .parquet (each row a
         document); or the name of a dataset on the hub. All but the first need the package `datasets`."""
         parts: tuple[PartName, ...] | None = None
-        """Parts of the shipped corpus; all if not given."""
+        """Parts of the shipped corpus; all if empty or not given."""
         configuration: str | None = None
         """Of a dataset on the hub, where it has several."""
         text_column: str = "text"
@@ -53,8 +53,8 @@ class LongRangeLM(Task):
         @model_validator(mode="after")
         def _settings_belong_to_the_corpus(self) -> Self:
             if self.corpus != "shipped":
-                if self.parts is not None:
-                    raise ValueError(f"parts belong to the shipped corpus, not to '{self.corpus}'")
+                if self.parts:
+                    raise ValueError(f"parts belong to the shipped corpus, not to '{self.corpus}'; set parts = []")
                 return self
             for key in ("configuration", "text_column", "max_documents"):
                 if getattr(self, key) != type(self).model_fields[key].default:
@@ -71,7 +71,7 @@ class LongRangeLM(Task):
         def chosen_parts(self) -> tuple[PartName, ...]:
             """The parts of the shipped corpus that are read, each once and in the manifest's order."""
             every = read_manifest().parts
-            return tuple(part for part in every if self.parts is None or part in self.parts)
+            return tuple(part for part in every if not self.parts or part in self.parts)
 
     presets = {
         "quick": Preset(

@@ -82,6 +82,11 @@ def test_a_shipped_window_stands_in_a_document_of_its_split_and_in_no_other(spli
         assert [other for other in SPLITS if any(window in text for text in texts[other])] == [split]
 
 
+def test_no_parts_are_all_parts_so_that_a_presets_own_can_be_unset() -> None:
+    assert _task(parts=[]).options.chosen_parts == _task().options.chosen_parts
+    _task(parts=[], corpus="own.txt")
+
+
 def test_places_after_a_short_documents_end_are_not_scored() -> None:
     task = _task(parts=["state_of_the_union"], length=64)
     longest = int(task.documents()["test"].sizes.max())
@@ -105,9 +110,8 @@ def test_the_baseline_is_the_entropy_of_bytes() -> None:
     ("settings", "message"),
     [
         ({"parts": ["moby_dick"]}, "parts ['moby_dick'] have no document in the split 'validation'; add one of"),
-        ({"parts": []}, "parts [] have no document in the split 'train'"),
         ({"parts": ["hamlet"]}, "Input should be 'shakespeare', 'state_of_the_union' or 'moby_dick'"),
-        ({"corpus": "own.txt", "parts": ["shakespeare"]}, "parts belong to the shipped corpus, not to 'own.txt'"),
+        ({"corpus": "own.txt", "parts": ["shakespeare"]}, "not to 'own.txt'; set parts = []"),
         ({"text_column": "body"}, "text_column belongs to a corpus of one's own, not to the shipped one"),
         ({"length": 0}, "long_range_lm.length = 0"),
     ],
