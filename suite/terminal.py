@@ -61,6 +61,7 @@ def carry_out(
         missing = missing_cells(spec, records, retry_failed=retry_failed)
         _announce(spec, len(missing), out)
         executor = local_executor(spec, num_jobs, timeout)
+        _announce_replaced(store, spec)
         store.write_spec(spec)
         interrupted = _run_cells(spec, missing, store, executor)
         while not interrupted:
@@ -220,11 +221,8 @@ def _announce(spec: RunSpec, num_missing: int, out: Path) -> None:
     first = spec.cells[0]
     num_done = len(spec.cells) - num_missing
     done = f", {num_done} already done" if num_done else ""
-    what = f"{counted(len(spec.models), 'model')} × {counted(len(spec.tasks), 'task')}"
-    if spec.reproduction is not None:
-        what = spec.reproduction.title
     console.print(
-        f"{what}, preset {spec.preset}, "
+        f"{_what_it_is(spec)}, preset {spec.preset}, "
         f"on {first.device} in {first.precision}: {counted(len(spec.cells), 'cell')}{done}. Results: {out}",
         highlight=False,
         markup=False,
@@ -232,6 +230,30 @@ def _announce(spec: RunSpec, num_missing: int, out: Path) -> None:
     )
     if spec.matching is not None:
         console.print(matching_table(spec), highlight=False)
+
+
+def _what_it_is(spec: RunSpec) -> str:
+    from reports.formatting import counted
+
+    if spec.reproduction is not None:
+        return spec.reproduction.title
+    return f"{counted(len(spec.models), 'model')} × {counted(len(spec.tasks), 'task')}"
+
+
+def _announce_replaced(store: Store, spec: RunSpec) -> None:
+    """Says so where the folder was another run's, whose report this one's takes the place of."""
+    before = None
+    with contextlib.suppress(StoreError):  # A damaged description is written anew.
+        before = store.spec()
+    if before is None or {cell.id for cell in before.cells} & {cell.id for cell in spec.cells}:
+        return
+    console.print(
+        f"{store.folder} held another run: {_what_it_is(before)}, preset {before.preset}. Its records stay, and its "
+        "own command shows them again; the report is now this run's.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _announce_extension(cells: list[Cell]) -> None:

@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,17 @@ def test_a_report_names_what_ran(finished: Path, name: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "faulty" in done.stdout
     assert "echo" in done.stdout
+
+
+def test_a_folder_of_another_run_is_named_before_its_report_is_replaced(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    shutil.copytree(finished, out)
+    arguments = ["run", "--models", "faulty", "--tasks", "echo", "--plugin", FAULTY, "--device", "cpu", "--out", out]
+    same = suite(*arguments, "--seeds", "0", "--measure", "accuracy")
+    assert "held another run" not in same.stdout
+    other = suite(*arguments, "--seeds", "7", "--measure", "accuracy")
+    assert f"{out} held another run: 1 model × 1 task, preset quick. Its records stay" in other.stdout
+    assert len(Store(out).records()) == len(Store(finished).records()) + 1
 
 
 def test_a_csv_report_can_be_read_by_a_program(finished: Path) -> None:
