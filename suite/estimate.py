@@ -73,7 +73,9 @@ class Share:
     """A model's part of a run on one task."""
 
     model: str
+    """Or the row of the published table that is to be reproduced."""
     task: str
+    """Or the column of that table, where columns are trained each by itself."""
     training: tuple[Cell, ...]
     timing: tuple[Cell, ...]
     """Its cost cells."""
@@ -114,14 +116,15 @@ class Estimate:
 
 
 def shares(spec: RunSpec, registry: Registry) -> list[Share]:
-    """The parts of a run, task by task and in the order of the models."""
-    cells: dict[tuple[str, str], list[Cell]] = {(task, model): [] for task in spec.tasks for model in spec.models}
+    """The parts of a run, task by task and in the order of the models; of a table, column by column."""
+    places = _places(spec)
+    cells: dict[tuple[str, str], list[Cell]] = {place: [] for place in dict.fromkeys(places.values())}
     for cell in spec.cells:
-        cells[cell.task.name, cell.model.name].append(cell)
+        cells[places[cell.id]].append(cell)
     found = []
     for (task_name, model), of_both in cells.items():
         training = tuple(cell for cell in of_both if cell.kind == "accuracy")
-        grid = spec.grids.get(task_name)
+        grid = spec.grids.get(of_both[0].task.name)
         _, task = parse_plugins(of_both[0], registry)
         batch_size = training[0].budget.batch_size if training and training[0].budget is not None else 0
         found.append(
@@ -135,6 +138,19 @@ def shares(spec: RunSpec, registry: Registry) -> list[Share]:
             )
         )
     return found
+
+
+def _places(spec: RunSpec) -> dict[str, tuple[str, str]]:
+    """Cell id -> (task, model) or (column, row), in the order of the parts."""
+    if spec.reproduction is None:
+        in_order = sorted(spec.cells, key=lambda cell: spec.tasks.index(cell.task.name))
+        return {cell.id: (cell.task.name, cell.model.name) for cell in in_order}
+    rows, columns = spec.reproduction.row_of, spec.reproduction.column_of
+    if len(set(columns.values())) == 1:
+        # Its columns, if there are several, are tests of one training.
+        return {cell: (spec.tasks[0], row) for cell, row in rows.items()}
+    names = [comparison.column for comparison in spec.reproduction.comparisons]
+    return {cell: (columns[cell], rows[cell]) for cell in sorted(rows, key=lambda cell: names.index(columns[cell]))}
 
 
 def estimate(share: Share, registry: Registry) -> Estimate:

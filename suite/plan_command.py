@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from suite.estimate import Estimate, Share
     from suite.executors.local import LocalExecutor
     from suite.registry import Registry
+    from suite.spec import RunSpec
+
+
+_WIDE = 100
+"""Columns of a terminal that hold the whole table in lines of its own."""
 
 
 def plan(
@@ -49,9 +54,6 @@ def plan(
     no_measure: Annotated[bool, typer.Option("--no-measure", help="Count alone, and estimate no time.")] = False,
 ) -> None:
     """Say how many cells, steps, tokens and hours `suite run` with the same arguments will take. Stores nothing."""
-    from reports.formatting import counted
-    from suite.estimate import shares
-    from suite.executors.local import local_executor
     from suite.plan import plan as plan_run
     from suite.registry import Registry
 
@@ -69,13 +71,25 @@ def plan(
         plugin=plugin,
     )
     registry = Registry([Path(path) for path in request.plugins])
-    spec = plan_run(request, registry)
+    show_plan(plan_run(request, registry), registry, jobs, takes_times=not no_measure)
+
+
+def show_plan(spec: RunSpec, registry: Registry, jobs: int | None, *, takes_times: bool) -> None:
+    """Prints what a run comes to; with times, from a moment of each of its parts."""
+    from reports.formatting import counted
+    from suite.estimate import shares
+    from suite.executors.local import local_executor
+
     first, parts = spec.cells[0], shares(spec, registry)
     executor = local_executor(spec, jobs, silence_seconds=0.0)
     if spec.matching is not None:
         console.print(matching_table(spec), highlight=False)
-    estimates = None if no_measure else _measured(parts, registry, executor)
-    console.print(_table(parts, estimates), highlight=False)
+    estimates = _measured(parts, registry, executor) if takes_times else None
+    titles = (
+        "Task" if all(part.task in spec.tasks for part in parts) else "Column",
+        "Model" if spec.reproduction is None else "Row",
+    )
+    console.print(_table(parts, estimates, titles), highlight=False)
     lines = [
         f"{counted(len(spec.cells), 'cell')} on {first.device} in {first.precision}, "
         f"{counted(executor.num_jobs, 'accuracy cell')} at a time."
@@ -111,14 +125,16 @@ def _measured(parts: list[Share], registry: Registry, executor: LocalExecutor) -
     return estimates
 
 
-def _table(parts: list[Share], estimates: list[Estimate] | None) -> Table:
+def _table(parts: list[Share], estimates: list[Estimate] | None, titles: tuple[str, str]) -> Table:
     from rich.table import Table
 
     from reports.formatting import compact_count, exact_count
 
-    table = Table("Task", "Model", title="What will be run", title_justify="left")
+    table = Table(title="What will be run", title_justify="left")
+    for title in titles:
+        table.add_column(title, overflow="fold")
     for title in ("Cells", "Steps", "Tokens", *(() if estimates is None else ("Time", "Range"))):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=title != "Range" or not _has_failures(estimates))
     for position, share in enumerate(parts):
         row = [
             share.task if position == 0 or parts[position - 1].task != share.task else "",
@@ -134,12 +150,19 @@ def _table(parts: list[Share], estimates: list[Estimate] | None) -> Table:
     return table
 
 
+def _has_failures(estimates: list[Estimate] | None) -> bool:
+    """Whether there is a reason in the place of a range, which may be long."""
+    return any(found.failure is not None for found in estimates or ())
+
+
 def _times(share: Share, found: Estimate) -> tuple[str, str]:
     if found.failure is not None:
         return "not measured", found.failure
     num_cells = len(share.training)
     whole = found.cell.times(num_cells, num_cells, num_cells + share.num_further_cells) + found.timing
-    return _about(whole.middle), f"{_about(whole.low)} – {_about(whole.high)}"
+    # In a narrow terminal names would have to give way to the range.
+    dash = " – " if console.width >= _WIDE else " –\n"
+    return _about(whole.middle), f"{_about(whole.low)}{dash}{_about(whole.high)}"
 
 
 def _in_all(parts: list[Share], estimates: list[Estimate], executor: LocalExecutor) -> str:

@@ -35,12 +35,16 @@ def reproduce(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds of silence after which a cell is given up.")] = 600.0,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells again.")] = False,
     open_report: Annotated[bool, typer.Option("--open", help="Open the report in a browser at the end.")] = False,
+    plan_alone: Annotated[
+        bool, typer.Option("--plan", help="Say how many cells, steps, tokens and hours it takes, and store nothing.")
+    ] = False,
 ) -> None:
     """Run a published table under its published protocol: paper, ours, verdict."""
     if experiment is None or list_them:
         _list()
         return
     from suite.plan import parse_assignments
+    from suite.plan_command import show_plan
     from suite.registry import Registry
     from suite.reproduction.experiment import load_experiment
     from suite.reproduction.planning import ReproductionRequest, plan_reproduction
@@ -56,7 +60,11 @@ def reproduce(
         "overrides": parse_assignments(assignments or []),
     }
     request = ReproductionRequest.parse(given, where="reproduce")
-    spec = plan_reproduction(load_experiment(experiment), request, Registry(plugin or []))
+    registry = Registry(plugin or [])
+    spec = plan_reproduction(load_experiment(experiment), request, registry)
+    if plan_alone:
+        show_plan(spec, registry, jobs, takes_times=True)
+        return
     name = Path(experiment).stem if experiment.endswith(".toml") else experiment
     folder = out or DEFAULT_OUT / name / preset
     carry_out(spec, folder, num_jobs=jobs, timeout=timeout, retry_failed=retry_failed, opens_report=open_report)

@@ -10,6 +10,8 @@ from suite import estimate as engine
 from suite.estimate import Estimate, Seconds, Share, estimate, shares, total
 from suite.plan import Request, plan
 from suite.registry import Registry
+from suite.reproduction.experiment import load_experiment
+from suite.reproduction.planning import ReproductionRequest, plan_reproduction
 from suite.spec import RunSpec
 from tests.suite.builders import FAULTY
 
@@ -35,6 +37,29 @@ def test_cells_steps_and_tokens_are_those_of_the_run() -> None:
     assert sum(part.num_cells for part in parts) == len(spec.cells)
     echo = parts[-1]
     assert (echo.num_steps, echo.num_tokens) == (2 * 4, 2 * 4 * 4 * 8)
+
+
+@pytest.mark.parametrize(
+    ("table", "places"),
+    [
+        # Three rows have one model, and all columns are tests of one training.
+        ("mamba/table2", [("induction_heads", row) for row in ("MHA-Abs", "MHA-RoPE", "MHA-xPos", "Hyena")]),
+        # Each column is a training of its own.
+        ("zoology/mqar", [(column, row) for column in ("64 / 4, 64", "512 / 64, 64") for row in ("H3", "Mamba")]),
+    ],
+)
+def test_the_parts_of_a_published_table_are_its_rows_and_what_they_are_trained_for(
+    table: str, places: list[tuple[str, str]]
+) -> None:
+    rows = tuple(dict.fromkeys(row for _, row in places))
+    request = ReproductionRequest(experiment=table, rows=rows, device="cpu")
+    spec = plan_reproduction(load_experiment(table), request, REGISTRY)
+    parts = shares(spec, REGISTRY)
+    assert [(part.task, part.model) for part in parts] == places
+    assert sum(part.num_cells for part in parts) == len(spec.cells)
+    assert sum(part.num_steps for part in parts) == sum(cell.budget.steps for cell in spec.cells if cell.budget)
+    for part in parts:
+        assert len({cell.configuration_id for cell in part.training}) == 1
 
 
 @pytest.mark.parametrize(("rates", "num_further"), [([1e-3, 1e-2], 2 * 3), ([1e-3], 0)])

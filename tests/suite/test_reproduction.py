@@ -310,6 +310,16 @@ def test_a_killed_reproduction_goes_on_and_ends_in_verdicts(tiny: Path, tmp_path
     assert f"suite reproduce {tiny} --preset quick" in render(report, "text")
 
 
+def test_a_table_can_be_planned_and_stores_nothing(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    done = suite("reproduce", tiny, "--device", "cpu", "--seeds", "0,1,2", "--jobs", "2", "--out", out, "--plan")
+    assert done.returncode == 0, done.stderr
+    assert "the solver" in done.stdout
+    assert "6 cells on cpu in fp32, 2 accuracy cells at a time." in done.stdout
+    assert re.search(r"About .+ in all", done.stdout)
+    assert not out.exists()
+
+
 def test_results_of_another_protocol_are_not_mixed_in(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "results"
     store = Store(out)
