@@ -66,8 +66,9 @@ def training_table(results: Results) -> Table | None:
         title="Training in detail",
         caption=(
             "Of the selected learning rate. Validation is the mean over seeds of the best score while training, by "
-            "which the learning rate and the step were selected; test is read once, of those weights. Solved: seeds "
-            "whose test score says so, with the Wilson interval of their share; one that diverged has not solved it."
+            "which the learning rate and the step were selected; test is read once, of those weights. Whole sequences: "
+            "the share of test sequences without a mistake, mean over seeds. Solved: seeds whose "
+            "test score says so, with the Wilson interval of their share; one that diverged has not solved it."
             f"{_solved_at_text(results)} Steps, tokens and time to solve: median over the seeds whose validation got "
             "there, up to that validation."
         ),
@@ -77,6 +78,7 @@ def training_table(results: Results) -> Table | None:
             Column(title="Seeds"),
             Column(title="Validation"),
             Column(title="Test"),
+            Column(title="Whole", unit="sequences"),
             Column(title="Seeds, range"),
             Column(title="Solved"),
             Column(title="Steps", unit="to solve"),
@@ -365,7 +367,9 @@ def _training_rows(results: Results, task: TaskVariant) -> list[Row]:
         if entry.selected is not None
     ]
     return list(
-        with_best_marked(rows, [None, None, None, metric.higher_is_better, None, None, False, False, False, None, None])
+        with_best_marked(
+            rows, [None, None, None, metric.higher_is_better, None, None, None, False, False, False, None, None]
+        )
     )
 
 
@@ -380,6 +384,7 @@ def _training_cells(entry: AccuracyEntry, trial: Trial, metric: Metric) -> tuple
         number_cell(statistics.fmean(trial.validation_scores), metric.write),
         # How many solved it, and the range, say more.
         TableCell(status="absent") if entry.is_split else _score_cell(scores, metric),
+        _whole_sequences_cell(entry),
         text_cell(metric.write_range(min(scores), max(scores)) if len(scores) > 1 else ""),
         _solved_cell(entry),
         *_cells_to_solve(entry),
@@ -388,6 +393,13 @@ def _training_cells(entry: AccuracyEntry, trial: Trial, metric: Metric) -> tuple
         ),
         number_cell(statistics.median(accuracy.train_seconds for accuracy in accuracies), formatting.duration),
     )
+
+
+def _whole_sequences_cell(entry: AccuracyEntry) -> TableCell:
+    shares = entry.whole_sequence_scores
+    if entry.is_split or not shares:
+        return TableCell(status="absent")
+    return number_cell(statistics.fmean(shares), formatting.percent)
 
 
 def _solved_cell(entry: AccuracyEntry) -> TableCell:

@@ -302,6 +302,18 @@ class AccuracyEntry:
         return self.test_scores(self.reported_length)
 
     @property
+    def whole_sequence_scores(self) -> list[float]:
+        """The share of test sequences without a mistake at the reported length, of each seed; none for text."""
+        if self.task.metric is None or not self.task.metric.is_share:
+            return []
+        return [
+            evaluation.sequence_accuracy
+            for _, accuracy in self._measured
+            for evaluation in accuracy.test
+            if evaluation.length == self.reported_length
+        ]
+
+    @property
     def num_solved(self) -> int:
         """Seeds that solved the task, by their reported test scores."""
         return self.task.num_solved(self.reported_scores.values())

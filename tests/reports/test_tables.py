@@ -69,7 +69,7 @@ def test_seeds_of_which_some_solve_the_task_are_counted_and_never_averaged() -> 
     assert cell.details == ("23–88 % of seeds", "others 7.0–9.0", "lr 0.001")
     assert (cell.value, cell.low) == (pytest.approx(0.6), pytest.approx(0.231, abs=1e-3))
     training = _row(_table(report, "training"), "mamba").cells
-    assert [cell.text for cell in training[3:6]] == ["—", "7.0–100.0", "3/5"]
+    assert [cell.text for cell in training[3:7]] == ["—", "—", "7.0–100.0", "3/5"]
     assert "mamba solved it with 3 of 5 seeds (95 % interval 23.1–88.2)" in report.sections[0].findings[0].statement
 
 
@@ -153,6 +153,16 @@ def test_one_seed_has_no_interval() -> None:
 def test_a_seed_that_failed_is_told_beside_the_mean_of_the_others() -> None:
     report = build_report([record(accuracy_cell(seed=0), accuracy(0.9)), record(accuracy_cell(seed=1), diverged())])
     assert "1 of 2 seeds failed" in _cell(_table(report, "accuracy"), "mamba", "copying").details
+
+
+def test_the_share_of_sequences_without_a_mistake_stands_beside_that_of_tokens() -> None:
+    scores = {"copying": accuracy(0.5), "text": accuracy(2.0, metric="bits_per_byte")}
+    report = build_report([record(accuracy_cell(task=task), score) for task, score in scores.items()])
+    rows = {row.group: row for row in _table(report, "training").rows}
+    (position,) = [i for i, column in enumerate(_table(report, "training").columns) if column.title == "Whole"]
+    assert rows["copying"].cells[position].value == scores["copying"].test[0].sequence_accuracy
+    assert rows["copying"].cells[position].value != scores["copying"].test[0].token_accuracy
+    assert rows["text"].cells[position].status == "absent"
 
 
 def test_a_seed_that_diverged_counts_as_one_that_has_not_solved_it() -> None:
