@@ -57,7 +57,7 @@ class Adding(Task):
             shell=ShellSettings(width=128, num_layers=2),
             budget=Budget(steps=20_000, batch_size=50, evaluate_every=500, stop_at=0.999),
             learning_rates=(3e-4, 1e-3, 3e-3),
-            num_seeds=3,
+            num_seeds=5,
             cost_lengths=(750,),
         ),
     }

@@ -61,7 +61,7 @@ class AssociativeRecall(InContextRecall):
                 test_batches=16,
             ),
             learning_rates=(5e-4,),
-            num_seeds=3,
+            num_seeds=5,
             cost_lengths=(42,),
             cost_batch_size=32,
         ),

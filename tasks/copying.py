@@ -88,7 +88,7 @@ class Copying(Task):
             shell=ShellSettings(width=128, num_layers=2),
             budget=Budget(steps=20_000, batch_size=20, evaluate_every=500, stop_at=0.999),
             learning_rates=(3e-4, 1e-3, 3e-3),
-            num_seeds=3,
+            num_seeds=5,
             cost_lengths=(1020,),
         ),
         # MAD's selective copying, as its code draws it.

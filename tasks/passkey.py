@@ -49,7 +49,7 @@ class Passkey(Needle):
             shell=ShellSettings(width=256, num_layers=4),
             budget=Budget(steps=50_000, batch_size=32, warmup_steps=1000, evaluate_every=1000, stop_at=0.999),
             learning_rates=(3e-4, 1e-3),
-            num_seeds=3,
+            num_seeds=5,
             cost_lengths=(512, 32_768),
         ),
     }

@@ -34,6 +34,13 @@ def test_every_registered_task_keeps_the_contract(name: str, preset: str, check:
     check(kind(kind.Options.parse(kind.presets[preset].settings, where=name)))
 
 
+@pytest.mark.parametrize("name", REGISTRY.task_names())
+def test_a_task_that_a_seed_solves_or_does_not_has_five_seeds_or_the_published_one(name: str) -> None:
+    for preset in REGISTRY.task(name).presets.values():
+        if preset.budget.stop_at is not None:
+            assert preset.num_seeds in (1, 5)
+
+
 def test_the_four_tasks_are_there() -> None:
     names = {"induction_heads", "long_range_lm", "reverse_copy", "selective_copying"}
     assert names <= set(REGISTRY.task_names())
