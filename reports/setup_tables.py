@@ -91,9 +91,9 @@ def tuning_table(results: Results) -> Table | None:
         name="tuning",
         title="Tuning budget",
         caption=(
-            "All trials of each model, whether they were selected or not. Every model starts from the same learning "
-            "rates; where validation selects one at an edge, the next one beyond is tried, as often as the preset "
-            "allows."
+            "All trials of each model, whether they were selected or not, up to the step at which one diverged; the "
+            "time is of those that were measured. Every model starts from the same learning rates; where validation "
+            "selects one at an edge, the next one beyond is tried, as often as the preset allows."
         ),
         row_title="Model",
         columns=(
@@ -286,6 +286,9 @@ def _configuration_row(results: Results, configuration_id: str, outcomes: list[O
 def _tuning_row(results: Results, entry: AccuracyEntry) -> Row:
     outcomes = [outcome for trial in entry.trials for outcome in trial.outcomes]
     measured = [outcome.accuracy for outcome in outcomes if outcome.accuracy is not None]
+    wasted_steps = sum(outcome.failure.step or 0 for outcome in outcomes if outcome.failure is not None)
+    # All trials of an entry have one batch size and one length.
+    wasted_tokens = wasted_steps * next((point.tokens // point.step for a in measured for point in a.curve), 0)
     grid = results.spec.grids.get(entry.task.name) if results.spec is not None else None
     tried = [trial.learning_rate for trial in entry.trials]
     beyond = [rate for rate in tried if grid is not None and rate not in grid.learning_rates]
@@ -297,8 +300,10 @@ def _tuning_row(results: Results, entry: AccuracyEntry) -> Row:
             number_cell(len(tried), formatting.exact_count),
             text_cell(", ".join(map(formatting.learning_rate, beyond))),
             number_cell(sum(outcome.record is not None for outcome in outcomes), formatting.exact_count),
-            number_cell(sum(accuracy.steps_run for accuracy in measured), formatting.exact_count),
-            number_cell(sum(accuracy.curve[-1].tokens for accuracy in measured), formatting.compact_count),
+            number_cell(wasted_steps + sum(accuracy.steps_run for accuracy in measured), formatting.exact_count),
+            number_cell(
+                wasted_tokens + sum(accuracy.curve[-1].tokens for accuracy in measured), formatting.compact_count
+            ),
             number_cell(sum(accuracy.train_seconds for accuracy in measured), formatting.duration),
         ),
     )

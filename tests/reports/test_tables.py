@@ -121,8 +121,8 @@ def test_all_trials_count_as_budget_and_rates_beyond_the_grid_are_named() -> Non
     grid = Grid(learning_rates=(1e-3, 1e-2), max_extensions=2)
     report = build_report(records, run_spec(cells).model_copy(update={"grids": {"copying": grid}}))
     table = _table(report, "tuning")
-    assert [cell.text for cell in _row(table, "mamba").cells[:4]] == ["3", "0.1", "6", "250"]
-    assert _cell(table, "mamba", "Tokens").value == 5 * 50 * 32 * 256
+    assert [cell.text for cell in _row(table, "mamba").cells[:4]] == ["3", "0.1", "6", "370"]
+    assert _cell(table, "mamba", "Tokens").value == (5 * 50 + 120) * 32 * 256
 
 
 def test_a_matching_is_shown_with_what_is_left_of_it_and_run_again_by_the_command() -> None:
