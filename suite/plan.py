@@ -79,6 +79,8 @@ def read_experiment(path: Path) -> dict[str, Any]:
         UsageError: the file cannot be read, is not TOML or has an unknown key.
     """
     content = read_toml(path)
+    if {"paper", "rows"} <= content.keys():
+        raise UsageError(f"{path} holds a published table. Run it with `suite reproduce {path}`")
     fields = {key: value for key, value in content.items() if not isinstance(value, dict)}
     known = set(Request.model_fields) - {"overrides"}
     for key in fields:

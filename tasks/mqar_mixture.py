@@ -2,7 +2,8 @@
 
 One model is trained on sequences of several lengths with several numbers of pairs, and tested on those and on longer
 ones with more pairs, so that a single training shows how many pairs it can recall. Each sequence is one of `mqar`; the
-shorter ones are padded at their end.
+shorter ones are padded at their end. The published models have a short convolution before every mixer; here it is a
+matter of the block.
 """
 
 from __future__ import annotations

@@ -195,6 +195,8 @@ def load_experiment(name: str) -> Experiment:
 def read_experiment_file(path: Path) -> Experiment:
     """Raises UsageError: the file cannot be read, is not TOML, has an unknown key or a table that is not whole."""
     content = read_toml(path)
+    if {"models", "tasks"} & content.keys():
+        raise UsageError(f"The experiment file {path} holds no published table. Run it with `suite run {path}`")
     try:
         return Experiment.parse(content, where="experiment")
     except UsageError as error:

@@ -15,7 +15,7 @@ import pytest
 
 from reports import build_report, render
 from suite.errors import UsageError
-from suite.plan import parse_assignments
+from suite.plan import parse_assignments, read_experiment
 from suite.registry import Registry
 from suite.reproduction.experiment import Experiment, experiment_names, load_experiment, read_experiment_file
 from suite.reproduction.planning import ReproductionRequest, plan_reproduction
@@ -262,6 +262,15 @@ def test_a_wrong_file_says_what_is_wrong_with_it(tiny: Path, old: str, new: str,
         read_experiment_file(tiny)
     assert str(tiny) in str(error.value)
     assert said in str(error.value)
+
+
+def test_a_file_of_the_other_command_is_told_apart(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Run it with `suite reproduce"):
+        read_experiment(tiny)
+    other = tmp_path / "other.toml"
+    other.write_text('models = ["mamba"]')
+    with pytest.raises(UsageError, match="Run it with `suite run"):
+        read_experiment_file(other)
 
 
 @pytest.mark.parametrize(
