@@ -52,6 +52,21 @@ def test_every_fault_is_told_apart_and_the_others_finish() -> None:
     assert "in two lines" in raised.details
 
 
+@pytest.mark.parametrize(
+    ("said", "wanted"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)]
+)
+def test_threads_that_wait_give_up_their_core_if_the_user_does_not_say_otherwise(
+    said: dict[str, str], wanted: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    failure = _run(asking := _faulty("environment"))[asking.id].failure
+    assert failure is not None
+    assert f"GOMP_SPINCOUNT is {wanted}" in failure.message
+
+
 def test_a_cell_that_hangs_is_given_up_and_the_next_one_runs() -> None:
     hanging, sound = _faulty("hang"), _faulty("none")
     records = _run(hanging, sound, silence_seconds=8.0)

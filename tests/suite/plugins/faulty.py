@@ -56,7 +56,9 @@ class Faulty(Model):
     name = "faulty"
 
     class Options(Settings):
-        fault: Literal["none", "raise", "memory", "nan", "exit", "segfault", "kill", "hang", "print", "gpu"] = "none"
+        fault: Literal[
+            "none", "raise", "memory", "nan", "exit", "segfault", "kill", "hang", "print", "gpu", "environment"
+        ] = "none"
 
     def branches(self, shell: ShellSettings) -> Sequence[nn.Module]:
         return [_FaultyBranch(shell.width, self.options.fault)]
@@ -86,6 +88,8 @@ class _FaultyBranch(nn.Module):
                 time.sleep(3600)
             case "gpu":
                 raise RuntimeError(os.environ["CUDA_VISIBLE_DEVICES"])
+            case "environment":
+                raise RuntimeError(f"GOMP_SPINCOUNT is {os.environ.get('GOMP_SPINCOUNT')}")
             case "print":
                 print('{"event": "record"}', flush=True)
         return x * self.gain
