@@ -204,7 +204,7 @@ def _marked_cell(answer: _Answer) -> TableCell:
     unmeasured = _unmeasured_cell(answer)
     ours = percentage(evidence.mean) if unmeasured is None else unmeasured.text
     if answer.is_split:
-        ours = f"{evidence.num_solved}/{evidence.num_seeds} solved"
+        ours = _count(evidence)
     return TableCell(
         text=f"{_MARKS.get(answer.verdict.kind, '')} {ours}".strip(),
         value=evidence.mean,
@@ -267,7 +267,7 @@ def _ours_cell(answer: _Answer) -> TableCell:
     if answer.is_split:
         low, high = min(evidence.shares), max(evidence.shares)
         return TableCell(
-            text=f"{evidence.num_solved}/{evidence.num_seeds} solved",
+            text=_count(evidence),
             details=(f"{percentage(low)}–{percentage(high)}", *filter(None, [_selected_rate(answer.entry)])),
         )
     return number_cell(
@@ -344,10 +344,12 @@ def _ordering_rows(reproduction: Reproduction, answers: Sequence[_Answer]) -> li
 
 
 def _in_short(answer: _Answer) -> str:
-    evidence = answer.evidence
-    if answer.is_split:
-        return f"{evidence.num_solved}/{evidence.num_seeds} solved"
-    return formatting.percent(evidence.mean)
+    return _count(answer.evidence) if answer.is_split else formatting.percent(answer.evidence.mean)
+
+
+def _count(evidence: Evidence) -> str:
+    """What stands in place of the mean of seeds far apart."""
+    return f"{evidence.num_solved}/{evidence.num_seeds} solved"
 
 
 def _differences_table(reproduction: Reproduction) -> Table | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -16,15 +17,17 @@ SOLVER = [accuracy_cell("mamba", seed=seed) for seed in (0, 1)]
 OTHER = [accuracy_cell("s4", seed=seed) for seed in (0, 1)]
 
 
+def _entry(
+    row: str, cells: list[Cell], column: str, published: Any, length: int | None, *, is_reduced: bool = False
+) -> Comparison:
+    """A published number; one without a length is not tried."""
+    ids = tuple(cell.id for cell in cells) if length is not None else ()
+    return Comparison(row=row, column=column, published=published, cells=ids, test_length=length, is_reduced=is_reduced)
+
+
 def _spec(*, is_reduced: bool = False, **changes: Any) -> RunSpec:
     """Two rows tested at 256 and at 512 tokens; a third length is not tried."""
-
-    def entry(row: str, cells: list[Cell], column: str, published: Any, length: int | None) -> Comparison:
-        ids = tuple(cell.id for cell in cells) if length is not None else ()
-        return Comparison(
-            row=row, column=column, published=published, cells=ids, test_length=length, is_reduced=is_reduced
-        )
-
+    entry = functools.partial(_entry, is_reduced=is_reduced)
     values: dict[str, Any] = {
         "experiment": "mamba/table9",
         "title": "Copying at two lengths",
@@ -111,26 +114,15 @@ def test_every_row_is_summed_up_and_all_of_them_first() -> None:
 
 
 def test_a_rate_that_validation_did_not_select_is_named_where_it_would_have_reproduced_the_number() -> None:
-    rates = (1e-3, 2e-4)
-    cells = [accuracy_cell("mamba", learning_rate=rate) for rate in rates]
-    lengths = {"2^8": (256, 100.0), "2^9": (512, 100.0), "2^10": (1024, 100.0)}
-    comparisons = tuple(
-        Comparison(
-            row="the solver",
-            column=column,
-            published=published,
-            cells=tuple(cell.id for cell in cells),
-            test_length=length,
-        )
-        for column, (length, published) in lengths.items()
-    )
-    spec = run_spec(cells)
+    cells = [accuracy_cell("mamba", learning_rate=rate) for rate in (1e-3, 2e-4)]
+    lengths = {"2^8": 256, "2^9": 512, "2^10": 1024}
+    comparisons = tuple(_entry("the solver", cells, column, 100.0, length) for column, length in lengths.items())
     reproduction = _spec(comparisons=comparisons, orderings=()).reproduction
     measured = [
         record(cells[0], accuracy(1.0, validation=1.0, by_length={256: 1.0, 512: 0.5, 1024: 0.4})),
         record(cells[1], accuracy(1.0, validation=0.99, by_length={256: 1.0, 512: 1.0, 1024: 0.3})),
     ]
-    report = build_report(measured, spec.model_copy(update={"reproduction": reproduction}))
+    report = build_report(measured, run_spec(cells).model_copy(update={"reproduction": reproduction}))
     cells_of = {row.header: row.cells[-1] for row in _table(report, "verdicts").rows}
     assert {column: (cell.text, *cell.details) for column, cell in cells_of.items()} == {
         "2^8": ("reproduced",),
